@@ -1,0 +1,30 @@
+# Two commands matter: `make bench` and `make test`. Both do all set-up by themselves.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+ORION := $(VENV)/bin/orioncache
+SCRIPTS := bench/setup.sh .ci/run $(wildcard initramfs/init initramfs/lib/*.sh bench/guest/*.sh)
+
+.PHONY: help setup bench test lint clean
+.DEFAULT_GOAL := help
+
+help: ## what can be made
+	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1	/p' $(MAKEFILE_LIST)
+
+setup: ## Debian packages, .venv with orioncache in it, the native library
+	@bench/setup.sh
+
+bench: setup ## build kernel, initramfs and a Debian root, boot them, print where the time went (ARGS="--rtt 1 …")
+	@$(ORION) bench $(ARGS)
+
+test: setup ## every layer of tests: unit, native, FUSE, failover, QEMU (ARGS="-k …")
+	@$(PYTHON) -m pytest $(ARGS)
+
+lint: setup ## ruff, mypy --strict, shellcheck, the C compiler's warnings as errors
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@shellcheck $(SCRIPTS)
+	@$(MAKE) --no-print-directory -C native lint
+
+clean: ## what the tree's own builds left; what is cached under ~/.cache/orioncache stays
+	rm -rf $(VENV) build dist *.egg-info orioncache/native/_orion.*

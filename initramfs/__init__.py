@@ -1,0 +1,1 @@
+"""The image that a node boots, and its builder."""

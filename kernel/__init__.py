@@ -1,0 +1,1 @@
+"""Kernels for diskless nodes: fragments, and the build around them."""

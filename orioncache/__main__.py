@@ -1,0 +1,7 @@
+"""``python -m orioncache``."""
+
+import sys
+
+from orioncache.cli import main
+
+sys.exit(main())

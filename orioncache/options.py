@@ -1,0 +1,175 @@
+"""The options of a running cache, declared once.
+
+From one declaration derive the flag (``--cache-size``), the key in a TOML file (``cache_size``), the environment
+variable (``ORION_CACHE_SIZE``) and the kernel command line's word (``orion.cache_size=``). Later ones win, in the order
+default, TOML, kernel command line, environment, flag.
+"""
+
+import argparse
+import dataclasses
+import os
+import shlex
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orioncache.errors import UserError
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def size(text: str) -> int:
+    """Bytes from ``64M``, ``1.5G``, ``4096``; K, M, G and T are powers of 1024."""
+    number = text.strip().upper().removesuffix("IB").removesuffix("B")
+    unit = number[-1:] if number[-1:] in UNITS else ""
+    try:
+        value = float(number[: len(number) - len(unit)]) * UNITS[unit]
+    except ValueError:
+        raise ValueError(f"'{text}' is no size: write 64M, 1G or a number of bytes") from None
+    if not 0 <= value < 1 << 63:
+        raise ValueError(f"'{text}' is out of range")
+    return int(value)
+
+
+def seconds(text: str) -> float:
+    """Seconds from ``2``, ``0.5``, ``2s`` or ``500ms``."""
+    plain = text.strip().lower()
+    scale = 1.0
+    for suffix, factor in (("ms", 0.001), ("s", 1.0)):
+        if plain.endswith(suffix):
+            plain, scale = plain.removesuffix(suffix), factor
+            break
+    try:
+        value = float(plain) * scale
+    except ValueError:
+        raise ValueError(f"'{text}' is no duration: write 2, 0.5s or 500ms") from None
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"'{text}' is out of range")
+    return value
+
+
+def _power_of_two(text: str) -> int:
+    value = size(text)
+    if not 4096 <= value <= 1 << 20 or value & (value - 1):
+        raise ValueError(f"'{text}' is no block size: a power of two from 4K to 1M")
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option of a running cache.
+
+    Attributes:
+        field: the attribute of :class:`Options` that holds it; all other names derive from this one.
+        parse: text to value; raises ValueError with a message for the user.
+        metavar: what stands for the value in ``--help``.
+        help: one line.
+    """
+
+    field: str
+    parse: Callable[[str], Any]
+    metavar: str
+    help: str
+
+    @property
+    def flag(self) -> str:
+        """The command line's name for it."""
+        return "--" + self.field.replace("_", "-")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Values of all options; the defaults are here.
+
+    Attributes:
+        block_size: bytes in one cache block, which is also one upstream read.
+        cache_size: bytes of RAM for blocks as they are (the first level).
+        compressed_size: bytes of RAM for lz4 blocks that fell out of the first level (the second level).
+        attr_ttl: seconds for which attributes, names and missing names are believed without asking a server.
+        read_timeout: seconds after which a read on a server counts as failed and the next server is asked.
+        readers: threads that read from one server at the same time.
+        control: path of the control socket; empty: one derived from the mount point.
+    """
+
+    block_size: int = 128 << 10
+    cache_size: int = 64 << 20
+    compressed_size: int = 64 << 20
+    attr_ttl: float = 3.0
+    read_timeout: float = 10.0
+    readers: int = 8
+    control: str = ""
+
+
+OPTIONS: Sequence[Option] = (
+    Option("block_size", _power_of_two, "SIZE", "bytes in one cache block and one upstream read"),
+    Option("cache_size", size, "SIZE", "RAM for blocks as they are"),
+    Option("compressed_size", size, "SIZE", "RAM for lz4 blocks that fell out of the first level; 0 for none"),
+    Option("attr_ttl", seconds, "TIME", "how long attributes and names are believed without asking a server"),
+    Option("read_timeout", seconds, "TIME", "when a read on a server counts as failed"),
+    Option("readers", int, "N", "reads at the same time on one server"),
+    Option("control", str, "PATH", "the control socket; derived from the mount point if not given"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares a flag for each option, and ``--config``."""
+    group = parser.add_argument_group("cache options", "also as TOML key, ORION_… variable and orion.… kernel argument")
+    group.add_argument("--config", metavar="FILE", type=Path, help="TOML file with these options")
+    for option in OPTIONS:
+        default = getattr(Options, option.field)
+        shown = f" (default: {default})" if default != "" else ""
+        group.add_argument(option.flag, metavar=option.metavar, help=option.help + shown)
+
+
+def from_arguments(args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Options:
+    """Options from parsed flags, the environment and the file that ``--config`` names."""
+    flags = {option.field: value for option in OPTIONS if (value := getattr(args, option.field)) is not None}
+    return collect(toml=args.config, environment=environment, flags=flags)
+
+
+def collect(
+    *,
+    toml: Path | None = None,
+    command_line: str = "",
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
+) -> Options:
+    """Options from all sources, each checked under the name that the user gave it.
+
+    Raises:
+        UserError: a value does not parse, or a TOML file is broken or has an unknown key.
+    """
+    values: dict[str, Any] = {}
+    known = {option.field: option for option in OPTIONS}
+
+    def take(field: str, text: str, name: str) -> None:
+        try:
+            values[field] = known[field].parse(text)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}", f"see {known[field].flag} in orioncache mount --help") from None
+
+    for key, value in _toml_items(toml):
+        if key not in known:
+            raise UserError(f"{toml}: unknown key '{key}'", f"known are {', '.join(known)}")
+        take(key, str(value), f"{toml}: {key}")
+    for word in shlex.split(command_line, posix=False):
+        key, _, text = word.partition("=")
+        if key.startswith("orion.") and key.removeprefix("orion.") in known:
+            take(key.removeprefix("orion."), text.strip("'\""), key)
+    for field in known:
+        name = f"ORION_{field.upper()}"
+        if environment is not None and name in environment:
+            take(field, environment[name], name)
+    for field, text in (flags or {}).items():
+        take(field, text, known[field].flag)
+    return Options(**values)
+
+
+def _toml_items(path: Path | None) -> Sequence[tuple[str, Any]]:
+    if path is None:
+        return ()
+    try:
+        return tuple(tomllib.loads(path.read_text(encoding="utf-8")).items())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no valid TOML: {error}", "mend the file, or leave --config out") from None
