@@ -46,7 +46,7 @@ build_environment() {
     python=/usr/bin/python3
     [ -x $python ] || die "$python is missing" "install Python 3.11 or later"
     stamp=.venv/stamp
-    now=$($python --version; cat pyproject.toml orioncache/native/build.py native/*.[ch] | sha256sum)
+    now=$($python --version; cat pyproject.toml setup.py orioncache/native/build.py native/*.[ch] | sha256sum)
     [ "$(cat $stamp 2>/dev/null)" = "$now" ] && return 0
     echo "building .venv (about a minute)"
     $python -m venv .venv
