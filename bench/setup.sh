@@ -31,9 +31,10 @@ quietly() {
 }
 
 missing_packages() {
-    for package in $(sed 's/#.*//' debian-packages.txt); do
+    while read -r package _; do
+        case $package in '' | '#'*) continue ;; esac
         dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || printf '%s ' "$package"
-    done
+    done <debian-packages.txt
 }
 
 install_packages() {
@@ -63,7 +64,8 @@ build_environment() {
     now=$($python --version; pwd; cat pyproject.toml setup.py orioncache/native/build.py native/*.[ch] | sha256sum)
     [ "$(cat .venv/stamp 2>/dev/null)" != "$now" ] || return 0
     echo "building .venv with the native library (half a minute)"
-    quietly "python3 -m venv" "is there room on the disk?" $python -m venv --clear .venv
+    [ "$(.venv/bin/python --version 2>/dev/null)" = "$($python --version)" ] ||
+        quietly "python3 -m venv" "is there room on the disk?" $python -m venv --clear .venv
     quietly "pip install" "is PyPI reached?" .venv/bin/python -m pip install --disable-pip-version-check --upgrade pip
     quietly "pip install" "is PyPI reached? is pyproject.toml in order?" \
         .venv/bin/python -m pip install --disable-pip-version-check --editable '.[workbench,dev]'
