@@ -1,0 +1,123 @@
+"""One boot's result, and the JSON document that keeps every raw one of them."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from orioncache.atomic import replacing
+from orioncache.errors import UserError
+
+SCHEMA = "orioncache.bench/1"
+
+
+class Phases(msgspec.Struct, frozen=True):
+    """Seconds in each phase of a boot, on the guest's clock.
+
+    Attributes:
+        kernel: from the kernel's first time stamp to its first user process.
+        initramfs: from the node's ``/init`` to the moment it hands over to the root's init.
+        userland: from there to the workload's exit 0.
+    """
+
+    kernel: float
+    initramfs: float
+    userland: float
+
+    @property
+    def boot(self) -> float:
+        """Their sum."""
+        return self.kernel + self.initramfs + self.userland
+
+
+class Nfs(msgspec.Struct, frozen=True):
+    """What the node asked of all its NFS servers.
+
+    Attributes:
+        calls: RPCs sent.
+        read_bytes: bytes read from servers.
+        operations: RPCs by NFS operation, only those that were used.
+    """
+
+    calls: int
+    read_bytes: int
+    operations: dict[str, int] = {}
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One boot.
+
+    Attributes:
+        variant: its name in :data:`orioncache.bench.plan.VARIANTS`.
+        rtt_ms: round-trip time between node and servers.
+        rate_mbit: of the node's link, in each direction; None: not limited.
+        run: counts from 1 within one variant and link.
+        ok: the workload exited 0 in time.
+        clock: ``virtual`` or ``wall``.
+        boot_s: sum of the phases, None where the boot did not come to its end.
+        phases_s: seconds by phase, None like ``boot_s``.
+        nfs: None where the guest did not live to say it.
+        cache: the cache's own statistics, as its control socket gave them; empty without a cache.
+        memory_mb: the guest's memory when ready: total, available, used, page_cache, daemon_rss (MiB).
+        command: the QEMU command line, to be pasted into a shell.
+        error: one line, None if ok.
+        jitter_ms: around half the RTT, in each direction.
+        loss_percent: of packets lost, in each direction.
+        servers: how many of them.
+        accel: ``tcg`` or ``kvm``.
+        real_s: what the run took on the host's clock.
+    """
+
+    variant: str
+    rtt_ms: float
+    rate_mbit: float | None
+    run: int
+    ok: bool
+    clock: str
+    boot_s: float | None
+    phases_s: Phases | None
+    nfs: Nfs | None
+    cache: dict[str, Any]
+    memory_mb: dict[str, float]
+    command: str
+    error: str | None
+    jitter_ms: float = 0.0
+    loss_percent: float = 0.0
+    servers: int = 2
+    accel: str = "tcg"
+    real_s: float = 0.0
+
+
+class Document(msgspec.Struct, frozen=True):
+    """What ``--json`` writes.
+
+    Attributes:
+        schema: :data:`SCHEMA`; a change that breaks readers changes it.
+        environment: the machine, versions, commit, kernel, root, workload and the command that was given.
+        samples: every run, in the order in which they were started.
+    """
+
+    schema: str
+    environment: dict[str, Any]
+    samples: list[Sample]
+
+
+def write(document: Document, path: Path) -> None:
+    """Writes the document as indented JSON, whole or not at all."""
+    with replacing(path) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+
+
+def read(path: Path) -> Document:
+    """Reads a document that :func:`write` wrote.
+
+    Raises:
+        UserError: it is no such document.
+    """
+    try:
+        document = msgspec.json.decode(path.read_bytes(), type=Document)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise UserError(f"{path} is no bench result: {error}", "give a file that --json wrote") from None
+    if document.schema != SCHEMA:
+        raise UserError(f"{path} has schema {document.schema}, not {SCHEMA}", "use the version that wrote it")
+    return document
