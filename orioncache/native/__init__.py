@@ -1,7 +1,8 @@
 """The native library from Python: digests, packed blocks, memory that stays.
 
 A node's daemon imports this before it serves, so nothing else is imported here. Functions take any contiguous
-buffer without copying it, keep no state, and release the GIL while C runs: they may be called from any thread.
+buffer without copying it, keep no state, and release the GIL while C runs: they may be called from any
+thread.
 """
 
 import errno
