@@ -36,7 +36,8 @@ cd "$1"
 echo node >etc/hostname
 printf '127.0.0.1 localhost node\\n::1 localhost node\\n' >etc/hosts
 : >etc/machine-id
-rm -rf var/lib/apt/lists/* var/cache/apt/* var/cache/debconf/*-old var/lib/dpkg/*-old var/log/*.log var/log/apt
+rm -rf var/lib/apt/lists/* var/cache/apt/* var/cache/debconf/*-old var/lib/dpkg/*-old
+rm -rf var/log/*.log var/log/apt
 for n in 2 3 4 5 6; do rm -f etc/runit/runsvdir/default/getty-tty$n; done
 rm -f etc/runit/runsvdir/default/getty-ttyv0 etc/runit/runsvdir/default/default-syslog
 """
@@ -49,14 +50,15 @@ SYMLINKS_MAX = 40  # as in the kernel (MAXSYMLINKS)
 IMAGES_KEPT = 3
 BLOCK = 4096
 INODE = 256
+ALIGNMENT = 2 << 20  # what a guest maps as persistent memory comes in large pages
 
 
 def debian_root(init: str = "runit", suite: str = SUITE) -> Path:
     """The directory of a Debian tree with nginx, sshd and Python, built at the first call and cached.
 
-    mmdebstrap and not debootstrap: it installs with apt, so that security updates and dependencies come out right
-    and in a third of the time (measured: 30 s), and it needs no second stage. The packages come from the apt
-    sources of this machine if they have the suite, and else from where mmdebstrap gets them by itself.
+    mmdebstrap and not debootstrap: it installs with apt, so that security updates and dependencies come out
+    right, and in a third of the time (measured: 30 s). The packages come from this machine's apt sources if they
+    have the suite, and else from where mmdebstrap gets them by itself.
 
     Args:
         init: family of PID 1: ``runit`` (the bench's own root), ``systemd`` or ``sysvinit``.
@@ -77,8 +79,8 @@ def debian_root(init: str = "runit", suite: str = SUITE) -> Path:
     log = path.with_suffix(".log")
     log.unlink(missing_ok=True)
     command: list[str | Path] = [
-        # The chroot's mounts and daemons live in namespaces that end with the build, however it ends: nothing is
-        # left mounted below a directory that is about to be removed.
+        # The chroot's mounts and daemons live in namespaces that end with the build, however it ends: nothing
+        # is left mounted below a directory that is about to be removed.
         require("unshare", "util-linux"),
         *("--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
         require("mmdebstrap", "mmdebstrap"),
@@ -99,7 +101,7 @@ def debian_root(init: str = "runit", suite: str = SUITE) -> Path:
             [*command, aside, *_host_sources(suite)],
             env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
             log=log,
-            mend=f"are Debian's mirrors reached, and is there 1 GB of room in {path.parent}? The log is {log}",
+            mend=f"are Debian's mirrors reached? is there 1 GB of room in {path.parent}? the log is {log}",
         )
     log.unlink()
     return path
@@ -143,7 +145,7 @@ class Root:
 
     Attributes:
         path: the directory on this machine.
-        init: the absolute path, in the tree, of its init, with no symbolic link left in it; empty if it has none.
+        init: the absolute path, in the tree, of its init, its symbolic links followed; empty if it has none.
     """
 
     path: Path
@@ -158,7 +160,7 @@ def check_root(path: Path, init: str | None = None) -> Root:
         init: the init that the node is told to start (``init=``); None for the kernel's usual places.
 
     Raises:
-        UserError: it is no directory, has other file systems mounted inside, lacks that init, or is no root at all.
+        UserError: it is no directory, lacks that init, or is no root at all.
     """
     path = path.resolve()
     if not path.is_dir():
@@ -211,7 +213,7 @@ def resolve_inside(root: Path, name: str) -> str | None:
         links += 1
         if links > SYMLINKS_MAX:
             return None
-        target = os.readlink(here)
+        target = str(here.readlink())
         if target.startswith("/"):
             done = []
         pending.extend(part for part in reversed(target.split("/")) if part not in ("", "."))
@@ -270,8 +272,8 @@ def _census(root: Path) -> _Census:
 def disk_image(root: Path) -> Path:
     """An ext4 image of the tree, made without mounting anything and cached by a fingerprint of the tree.
 
-    The fingerprint covers path, inode, mode, owner, size and times of every entry. The image has no journal and no
-    spare room: it is for reading only. The newest few images are kept.
+    The fingerprint covers path, inode, mode, owner, size and times of every entry. The image has no journal
+    and no spare room: it is for reading only. The newest few images are kept.
 
     Raises:
         UserError: another file system is mounted inside the tree, or mke2fs failed (a full disk).
@@ -285,6 +287,7 @@ def disk_image(root: Path) -> Path:
     program = require("mke2fs", "e2fsprogs")
     # 1/64 covers group descriptors and bitmaps; 16 MiB whatever small trees need.
     size = census.data + census.inodes * INODE + census.data // 64 + (16 << 20)
+    size = -(-size // ALIGNMENT) * ALIGNMENT
     aside = directory / f".{image.name}.{os.getpid()}"
     identity = f"{census.fingerprint[:8]}-0000-4000-8000-{census.fingerprint[4:]}"
     command = [
@@ -297,7 +300,7 @@ def disk_image(root: Path) -> Path:
             "-N",
             str(census.inodes + 64),
         ),
-        *("-d", str(root), str(aside), str(size // 1024)),
+        *("-d", str(root), str(aside), f"{size >> 10}k"),
     ]
     with step("making a disk image of the root", f"some seconds, {census.data >> 20} MB"):
         try:
