@@ -61,7 +61,7 @@ build_environment() {
     # Debian's own interpreter, because the initramfs carries it; a pyenv in PATH must not get in between.
     python=/usr/bin/python3
     [ -x $python ] || die "$python is missing" "install Python 3.11 or later"
-    now=$($python --version; pwd; cat pyproject.toml setup.py orioncache/native/build.py native/*.[ch] | sha256sum)
+    now=$($python --version; pwd; cat pyproject.toml setup.py orioncache/native/build.py native/*.[ch] native/*.cdef | sha256sum)
     [ "$(cat .venv/stamp 2>/dev/null)" != "$now" ] || return 0
     echo "building .venv with the native library (half a minute)"
     [ "$(.venv/bin/python --version 2>/dev/null)" = "$($python --version)" ] ||
