@@ -57,8 +57,8 @@ def debian_root(init: str = "runit", suite: str = SUITE) -> Path:
     """The directory of a Debian tree with nginx, sshd and Python, built at the first call and cached.
 
     mmdebstrap and not debootstrap: it installs with apt, so that security updates and dependencies come out
-    right, and in a third of the time (measured: 30 s). The packages come from this machine's apt sources if they
-    have the suite, and else from where mmdebstrap gets them by itself.
+    right, and in a third of the time (measured: 30 s). The packages come from this machine's apt sources if
+    they have the suite, and else from where mmdebstrap gets them by itself.
 
     Args:
         init: family of PID 1: ``runit`` (the bench's own root), ``systemd`` or ``sysvinit``.
