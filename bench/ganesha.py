@@ -24,8 +24,8 @@ STOP_DEADLINE = 10.0
 # Between two tries of a server that does not listen yet.
 RETRY_INTERVAL = 0.01
 
-# NFSv4 alone: nothing else listens, and no rpcbind is wanted. No minor version 0: a client that fell back to it
-# would hide a mistake. Numeric owners, because there is no idmapd here and names would come out as nobody. No
+# NFSv4 alone: nothing else listens, and no rpcbind is wanted. No minor version 0: falling back to it would
+# hide a mistake. Numeric owners, because there is no idmapd here and names would come out as nobody. No
 # grace period, because clients have nothing to reclaim from a new server, and the first OPEN would wait 90 s.
 CONFIG = """
 NFS_CORE_PARAM {{

@@ -244,7 +244,7 @@ def _cable(switch: str, port: str, space: str) -> None:
 def lan(servers: int = 1, tap: bool = True) -> Iterator[Lan]:
     """Makes a :class:`Lan`, and removes all of it at the end, however that comes.
 
-    Without ``tap`` the node is the namespace itself: processes (and NFS mounts) in it have the node's address.
+    Without ``tap`` the node is the namespace itself: processes and NFS mounts in it have its address.
 
     Raises:
         UserError: no root rights, or the kernel lacks veth, bridge or tap.

@@ -45,6 +45,8 @@ rm -f etc/runit/runsvdir/default/getty-ttyv0 etc/runit/runsvdir/default/default-
 # Where the kernel looks for an init when none is named (kernel_init() in init/main.c), without /bin/sh, its
 # last resort, which is no init.
 DEFAULT_INITS = ("/sbin/init", "/etc/init", "/bin/init")
+# The init that the bench brings along for trees without one.
+OWN_INIT = "/.orion-bench/init"
 SYMLINKS_MAX = 40  # as in the kernel (MAXSYMLINKS)
 
 IMAGES_KEPT = 3
@@ -157,7 +159,8 @@ def check_root(path: Path, init: str | None = None) -> Root:
 
     Args:
         path: the tree.
-        init: the init that the node is told to start (``init=``); None for the kernel's usual places.
+        init: the init that the node is told to start (``init=``), :data:`OWN_INIT` for no init; None for
+            the kernel's usual places.
 
     Raises:
         UserError: it is no directory, lacks that init, or is no root at all.
@@ -170,6 +173,8 @@ def check_root(path: Path, init: str | None = None) -> Root:
         raise UserError(
             "the running system's own / cannot be the node's root", "copy it first: rsync -axHAX / DIR/"
         )
+    if init == OWN_INIT:
+        return Root(path, "")
     if init is not None:
         found = resolve_inside(path, init)
         if not _is_program(path, found):
