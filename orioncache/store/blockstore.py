@@ -8,7 +8,7 @@ from orioncache.store.sieve import Sieve
 # What a stored block takes beside its bytes: the bytes object's header, the key, the queue's item, the slot
 # in the dictionary when that has just grown, the allocator's rounding. tests/unit/test_store_memory.py holds
 # it against what Python really allocates.
-BLOCK_OVERHEAD = 512
+BLOCK_OVERHEAD = 384
 
 # Blocks as large as this get pages of their own from malloc, so the last page is paid for whole.
 PAGES_FROM = 128 << 10
