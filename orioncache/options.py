@@ -104,7 +104,9 @@ class Options:
 OPTIONS: Sequence[Option] = (
     Option("block_size", _power_of_two, "SIZE", "bytes in one cache block and one upstream read"),
     Option("cache_size", size, "SIZE", "RAM for blocks as they are"),
-    Option("compressed_size", size, "SIZE", "RAM for lz4 blocks that fell out of the first level; 0 for none"),
+    Option(
+        "compressed_size", size, "SIZE", "RAM for lz4 blocks that fell out of the first level; 0 for none"
+    ),
     Option("attr_ttl", seconds, "TIME", "how long attributes and names are believed without asking a server"),
     Option("read_timeout", seconds, "TIME", "when a read on a server counts as failed"),
     Option("readers", int, "N", "reads at the same time on one server"),
@@ -114,7 +116,9 @@ OPTIONS: Sequence[Option] = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares a flag for each option, and ``--config``."""
-    group = parser.add_argument_group("cache options", "also as TOML key, ORION_… variable and orion.… kernel argument")
+    group = parser.add_argument_group(
+        "cache options", "also as TOML key, ORION_… variable and orion.… kernel argument"
+    )
     group.add_argument("--config", metavar="FILE", type=Path, help="TOML file with these options")
     for option in OPTIONS:
         default = getattr(Options, option.field)
@@ -147,7 +151,9 @@ def collect(
         try:
             values[field] = known[field].parse(text)
         except ValueError as error:
-            raise UserError(f"{name}: {error}", f"see {known[field].flag} in orioncache mount --help") from None
+            raise UserError(
+                f"{name}: {error}", f"see {known[field].flag} in orioncache mount --help"
+            ) from None
 
     for key, value in _toml_items(toml):
         if key not in known:

@@ -1,0 +1,82 @@
+"""Going to the background once the work is under way, and not before."""
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+
+from orioncache.errors import UserError
+
+# Separates message and mend in what the child tells.
+_BETWEEN = "\0"
+
+
+def run_in_background(
+    work: Callable[[Callable[[], None]], None], until_ready: Callable[[], None] = lambda: None
+) -> None:
+    """Runs ``work`` in a child process, and returns in the parent as soon as the child is ready.
+
+    Args:
+        work: given a function to call when it is ready; the child ends when it returns.
+        until_ready: called in the child when it is ready, after its standard streams were let go.
+
+    Raises:
+        UserError: the child ended before it was ready; with the child's own message.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writing)
+        _wait(child, reading)
+        return
+    os.close(reading)
+    code = 1
+    try:
+        os.setsid()
+
+        def ready() -> None:
+            _let_streams_go()
+            until_ready()
+            os.write(writing, b"ready")
+            os.close(writing)
+
+        work(ready)
+        code = 0
+    except UserError as error:
+        with contextlib.suppress(OSError):
+            os.write(writing, f"{error.message}{_BETWEEN}{error.mend}".encode())
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _wait(child: int, reading: int) -> None:
+    """Waits until the child says that it is ready, or is gone."""
+    with os.fdopen(reading, "rb") as pipe:
+        try:
+            said = pipe.read()
+        except KeyboardInterrupt:
+            os.kill(child, signal.SIGTERM)
+            os.waitpid(child, 0)
+            raise
+    if said == b"ready":
+        return
+    os.waitpid(child, 0)
+    message, _, mend = said.decode(errors="replace").partition(_BETWEEN)
+    raise UserError(
+        message or "the cache ended before it was ready",
+        mend or "run it with --foreground --debug to see why",
+    )
+
+
+def _let_streams_go() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    if null > 2:
+        os.close(null)

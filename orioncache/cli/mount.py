@@ -1,0 +1,94 @@
+"""Serve a directory, or NFS mounts of several servers with the same tree, read-only and through a cache in RAM.
+
+The sources are copies of one tree; the first is read from until it fails, then the next one. The command returns once
+the mount can be used, and the cache runs in the background until `umount MOUNTPOINT`.
+
+Examples:
+  orioncache mount /srv/root /mnt/cached
+  orioncache mount /mnt/nfs1,/mnt/nfs2 /mnt/cached --cache-size 256M
+  orioncache mount --foreground --debug /srv/root /mnt/cached
+  mount -t overlay none -o lowerdir=/mnt/cached,upperdir=/tmp/up,workdir=/tmp/work /mnt/writable
+  umount /mnt/cached
+"""
+
+import argparse
+import dataclasses
+import logging
+import signal
+from collections.abc import Callable
+
+from orioncache import options
+from orioncache.background import run_in_background
+from orioncache.control import socket_path
+from orioncache.errors import UserError
+from orioncache.options import Options
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of ``orioncache mount``."""
+    parser.add_argument("sources", metavar="SOURCE[,SOURCE…]", help="directories that hold the same tree")
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT", help="where to serve it")
+    parser.add_argument("-f", "--foreground", action="store_true", help="stay, and end with Ctrl-C")
+    parser.add_argument("--debug", action="store_true", help="log every step")
+    options.add_arguments(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    settings = options.from_arguments(args)
+    sources = [source for source in args.sources.split(",") if source]
+    if not sources:
+        raise UserError("no source given", "orioncache mount SOURCE[,SOURCE…] MOUNTPOINT")
+    from orioncache.fs import mounting  # noqa: PLC0415
+
+    mountpoint = mounting.check(sources, args.mountpoint)
+    if not settings.control:
+        settings = dataclasses.replace(settings, control=socket_path(mountpoint))
+
+    def serve(ready: Callable[[], None]) -> None:
+        _serve(sources, mountpoint, settings, ready)
+
+    level = logging.DEBUG if args.debug else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if args.foreground:
+        serve(lambda: None)
+    else:
+        run_in_background(serve, _log_to_syslog)
+    return 0
+
+
+def _serve(sources: list[str], mountpoint: str, settings: Options, ready: Callable[[], None]) -> None:
+    import trio  # noqa: PLC0415
+
+    from orioncache.fs.serving import Cache  # noqa: PLC0415
+    from orioncache.upstream import ProcPaths  # noqa: PLC0415
+
+    cache = Cache(sources, mountpoint, settings, ProcPaths())
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    async def main() -> None:
+        await cache.serve(ready, stop_on=ends)
+
+    trio.run(main)
+
+
+class _Syslog(logging.Handler):
+    """Log records for the system's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Sends one record."""
+        import syslog  # noqa: PLC0415
+
+        priority = syslog.LOG_DEBUG
+        for level, name in (
+            (logging.INFO, syslog.LOG_INFO),
+            (logging.WARNING, syslog.LOG_WARNING),
+            (logging.ERROR, syslog.LOG_ERR),
+        ):
+            if record.levelno >= level:
+                priority = name
+        syslog.syslog(priority | syslog.LOG_DAEMON, f"orioncache: {self.format(record)}")
+
+
+def _log_to_syslog() -> None:
+    logging.getLogger().handlers[:] = [_Syslog()]

@@ -1,0 +1,85 @@
+"""Asking running caches."""
+
+import json
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+from orioncache.control import socket_directory
+from orioncache.errors import UserError
+
+# Seconds within which a cache must answer: it does so without asking any server.
+TIMEOUT = 1.0
+
+
+def status(path: str) -> dict[str, Any]:
+    """The status of the cache that listens on this socket.
+
+    Raises:
+        UserError: nobody listens, or no answer comes within :data:`TIMEOUT`.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(TIMEOUT)
+            connection.connect(path)
+            connection.sendall(b'{"op": "status"}\n')
+            with connection.makefile("rb") as answer:
+                return dict(json.loads(answer.readline()))
+    except TimeoutError:
+        raise UserError(
+            f"{path}: no answer within {TIMEOUT:g} s", "its process is stopped or has no CPU time"
+        ) from None
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no control socket {path}", "is the cache running? see: findmnt -t fuse.orioncache"
+        ) from None
+    except ConnectionRefusedError:
+        raise UserError(f"nobody listens on {path}", f"the cache is gone: rm {path}") from None
+    except PermissionError:
+        raise UserError(f"{path}: permission denied", "ask as the user who mounted it, or as root") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {error}", "is it the control socket of a cache?") from None
+
+
+def find(where: str | None) -> dict[str, Any]:
+    """The status of the cache that the user means.
+
+    The mount point itself is never looked at, because that would ask the cache's file system.
+
+    Args:
+        where: a mount point, a control socket, or None for the only cache that runs.
+
+    Raises:
+        UserError: there is none, or several and none was named.
+    """
+    running = []
+    for path in sorted(Path(socket_directory()).glob("*.sock")):
+        try:
+            running.append(status(str(path)))
+        except UserError:
+            # A stale socket, or a cache that does not answer: an error only if it is the one that is asked for.
+            if where == str(path):
+                raise
+    if where is None:
+        if len(running) == 1:
+            return running[0]
+        if not running:
+            raise UserError("no cache is running", "start one: orioncache mount SOURCE MOUNTPOINT")
+        points = ", ".join(str(found["mountpoint"]) for found in running)
+        raise UserError(f"{len(running)} caches are running: {points}", "name one of them")
+    absolute = os.path.abspath(where)
+    for found in running:
+        if found["mountpoint"] in (
+            absolute,
+            os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute)),
+        ):
+            return found
+    try:
+        is_socket = stat.S_ISSOCK(os.lstat(where).st_mode)
+    except OSError:
+        is_socket = where.endswith(".sock")
+    if is_socket:
+        return status(where)
+    raise UserError(f"no cache is running on {where}", "see: findmnt -t fuse.orioncache")

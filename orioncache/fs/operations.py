@@ -1,0 +1,294 @@
+"""FUSE requests, translated: the work is done by the tree."""
+
+import collections
+import errno
+import functools
+import logging
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import pyfuse3
+import trio
+
+from orioncache.fs.inodes import ROOT_NUMBER, Inode
+from orioncache.fs.live import LiveTree
+from orioncache.upstream import Listing
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def _handler(method: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+    """Counts the requests, and turns errors of the tree into answers.
+
+    A bug costs the request that met it, not the mount: a node would lose its root.
+    """
+    name = method.__name__
+
+    @functools.wraps(method)
+    async def handler(self: "Operations", *args: Any) -> T:  # noqa: ANN401
+        self.upcalls[name] += 1
+        try:
+            return await method(self, *args)
+        except pyfuse3.FUSEError:
+            raise
+        except OSError as error:
+            raise pyfuse3.FUSEError(error.errno or errno.EIO) from None
+        except Exception:
+            log.exception("%s failed", name)
+            raise pyfuse3.FUSEError(errno.EIO) from None
+
+    return handler
+
+
+def _refusal(name: str) -> Callable[..., Awaitable[None]]:
+    """The answer to a request that would change something, should one come: the mount is read-only."""
+
+    async def handler(self: "Operations", *_: object) -> None:
+        self.upcalls[name] += 1
+        raise pyfuse3.FUSEError(errno.EROFS)
+
+    return handler
+
+
+class _OpenDirectory:
+    """A directory that is being listed.
+
+    Offsets are positions in the order in which names came from the source; what came once keeps its position until
+    the directory is closed or read from its beginning again.
+
+    Attributes:
+        inode: the directory.
+        listing: the source; None before the first name was asked for.
+        names: all names so far, in order.
+        window: the entries of the last batch, which are the last ones of ``names``.
+        complete: whether ``names`` has all.
+    """
+
+    def __init__(self, inode: Inode) -> None:
+        self.inode = inode
+        self.lock = trio.Lock()
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Begins anew."""
+        self.listing: Listing | None = None
+        self.names: list[bytes] = []
+        self.window: list[tuple[bytes, os.stat_result]] = []
+        self.complete = False
+
+
+class Operations(pyfuse3.Operations):  # type: ignore[misc]
+    """The handlers of a read-only mount of a :class:`~orioncache.fs.live.LiveTree`.
+
+    Attributes:
+        upcalls: how many requests of each kind the kernel has sent.
+        ready: set when the kernel has begun to use the mount.
+    """
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self, tree: LiveTree) -> None:
+        super().__init__()
+        self.enable_acl = tree.has_acls
+        self.upcalls: collections.Counter[str] = collections.Counter()
+        self.ready = trio.Event()
+        self._tree = tree
+        self._files: dict[int, Inode] = {}
+        self._directories: dict[int, _OpenDirectory] = {}
+        self._next_handle = 0
+
+    def init(self) -> None:
+        """The kernel's first request."""
+        self.ready.set()
+
+    @_handler
+    async def lookup(self, parent: int, name: bytes, _: object) -> pyfuse3.EntryAttributes:
+        """An entry of a directory; one without a number tells the kernel to remember that there is none."""
+        inode = await self._tree.lookup(self._tree.table.get(parent), name)
+        if inode is None:
+            nothing = pyfuse3.EntryAttributes()
+            nothing.st_ino = 0
+            nothing.entry_timeout = self._tree.ttl
+            return nothing
+        self._tree.table.count(inode)
+        return self._attributes(inode)
+
+    async def forget(self, forgotten: Sequence[tuple[int, int]]) -> None:
+        """The kernel dropped inodes from its cache."""
+        self.upcalls["forget"] += 1
+        for number, lookups in forgotten:
+            self._tree.forget(number, lookups)
+
+    @_handler
+    async def getattr(self, number: int, _: object) -> pyfuse3.EntryAttributes:
+        """The attributes of an inode."""
+        inode = self._tree.table.get(number)
+        await self._tree.refresh(inode)
+        attributes = self._attributes(inode)
+        if number == ROOT_NUMBER:
+            # The kernel's number for the root is always 1, but users may see the source's.
+            attributes.st_ino = inode.attributes.st_ino
+        return attributes
+
+    @_handler
+    async def readlink(self, number: int, _: object) -> bytes:
+        """A symlink's target."""
+        return await self._tree.target(self._tree.table.get(number))
+
+    @_handler
+    async def open(self, number: int, flags: int, _: object) -> pyfuse3.FileInfo:
+        """Opens a file; the kernel keeps what it has cached of it unless the content changed since."""
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            raise pyfuse3.FUSEError(errno.EROFS)
+        inode = self._tree.table.get(number)
+        await self._tree.open(inode)
+        unchanged = inode.shown == inode.version
+        inode.shown = inode.version
+        handle = self._new_handle()
+        self._files[handle] = inode
+        return pyfuse3.FileInfo(fh=handle, keep_cache=unchanged)
+
+    @_handler
+    async def read(self, handle: int, offset: int, size: int) -> bytes | memoryview:
+        """Bytes of an open file."""
+        return await self._tree.read(self._files[handle], offset, size)
+
+    @_handler
+    async def release(self, handle: int) -> None:
+        """Closes a file."""
+        self._tree.close(self._files.pop(handle))
+
+    @_handler
+    async def opendir(self, number: int, _: object) -> int:
+        """Opens a directory; the source is asked when it is read."""
+        inode = self._tree.table.get(number)
+        inode.handles += 1
+        handle = self._new_handle()
+        self._directories[handle] = _OpenDirectory(inode)
+        return handle
+
+    @_handler
+    async def readdir(self, handle: int, start: int, token: pyfuse3.ReaddirToken) -> None:
+        """Entries from position ``start`` on, with attributes, as many as fit."""
+        directory = self._directories[handle]
+        async with directory.lock:
+            if start == 0 and directory.names:
+                directory.rewind()
+            await self._reply_entries(directory, start, token)
+
+    @_handler
+    async def releasedir(self, handle: int) -> None:
+        """Closes a directory."""
+        self._tree.close(self._directories.pop(handle).inode)
+
+    @_handler
+    async def statfs(self, _: object) -> pyfuse3.StatvfsData:
+        """The source's figures."""
+        figures = await self._tree.statvfs()
+        answer = pyfuse3.StatvfsData()
+        for field in ("bsize", "frsize", "blocks", "bfree", "bavail", "files", "ffree", "favail", "namemax"):
+            setattr(answer, f"f_{field}", getattr(figures, f"f_{field}"))
+        return answer
+
+    @_handler
+    async def getxattr(self, number: int, name: bytes, _: object) -> bytes:
+        """The value of an extended attribute; ENOSYS, so that the kernel asks no more, if there are none at all."""
+        if not self._tree.has_xattrs:
+            raise pyfuse3.FUSEError(errno.ENOSYS)
+        return await self._tree.xattr(self._tree.table.get(number), name)
+
+    @_handler
+    async def listxattr(self, number: int, _: object) -> list[bytes]:
+        """The names of the extended attributes."""
+        if not self._tree.has_xattrs:
+            raise pyfuse3.FUSEError(errno.ENOSYS)
+        return await self._tree.xattrs(self._tree.table.get(number))
+
+    setattr = _refusal("setattr")
+    mknod = _refusal("mknod")
+    mkdir = _refusal("mkdir")
+    unlink = _refusal("unlink")
+    rmdir = _refusal("rmdir")
+    symlink = _refusal("symlink")
+    rename = _refusal("rename")
+    link = _refusal("link")
+    write = _refusal("write")
+    create = _refusal("create")
+    setxattr = _refusal("setxattr")
+    removexattr = _refusal("removexattr")
+
+    def _new_handle(self) -> int:
+        self._next_handle += 1
+        return self._next_handle
+
+    def _attributes(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        had = inode.attributes
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = inode.number
+        entry.entry_timeout = entry.attr_timeout = self._tree.ttl
+        entry.st_mode = had.st_mode
+        entry.st_nlink = had.st_nlink
+        entry.st_uid = had.st_uid
+        entry.st_gid = had.st_gid
+        entry.st_rdev = had.st_rdev
+        entry.st_size = had.st_size
+        entry.st_blksize = had.st_blksize
+        entry.st_blocks = had.st_blocks
+        entry.st_atime_ns = had.st_atime_ns
+        entry.st_mtime_ns = had.st_mtime_ns
+        entry.st_ctime_ns = had.st_ctime_ns
+        return entry
+
+    async def _reply_entries(
+        self, directory: _OpenDirectory, start: int, token: pyfuse3.ReaddirToken
+    ) -> None:
+        """Replies with entries until the buffer is full. Positions 0 and 1 are ``.`` and ``..``."""
+        table = self._tree.table
+        position = start
+        while position < 2:
+            # The kernel takes only type and number from these two, and counts no lookup.
+            if not pyfuse3.readdir_reply(
+                token, b"."[:1] * (position + 1), self._attributes(directory.inode), position + 1
+            ):
+                return
+            position += 1
+        while True:
+            try:
+                found = await self._entry(directory, position - 2)
+            except OSError:
+                if position > max(start, 2):
+                    return  # What was found goes out; the error comes again with the next request.
+                raise
+            if found is None:
+                return
+            name, attributes = found
+            assert directory.listing is not None
+            inode = table.remember(
+                directory.inode, name, directory.listing.server, attributes, trio.current_time()
+            )
+            if not pyfuse3.readdir_reply(token, name, self._attributes(inode), position + 1):
+                table.release(inode)
+                return
+            table.count(inode)
+            position += 1
+
+    async def _entry(self, directory: _OpenDirectory, index: int) -> tuple[bytes, os.stat_result] | None:
+        """The entry at a position; None beyond the end."""
+        if directory.listing is None:
+            directory.listing = await self._tree.begin_listing(directory.inode)
+        while index >= len(directory.names) and not directory.complete:
+            directory.window = await self._tree.next_entries(directory.listing)
+            directory.names += [name for name, _ in directory.window]
+            directory.complete = not directory.window
+        if index >= len(directory.names):
+            return None
+        in_window = index - (len(directory.names) - len(directory.window))
+        if in_window >= 0:
+            return directory.window[in_window]
+        # Somebody went back: that name's attributes are not kept.
+        inode = await self._tree.lookup(directory.inode, directory.names[index])
+        return None if inode is None else (directory.names[index], inode.attributes)

@@ -1,0 +1,155 @@
+"""A cache's life: from taking the sources' descriptors to the end of its mount."""
+
+import logging
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Sequence
+
+import pyfuse3
+import trio
+
+from orioncache import __version__
+from orioncache.control.server import ControlServer
+from orioncache.errors import UserError
+from orioncache.events import Events
+from orioncache.fs.live import LiveTree
+from orioncache.fs.mounting import Mount
+from orioncache.fs.operations import Operations
+from orioncache.fs.reader import BlockReader
+from orioncache.options import Options
+from orioncache.store import BlockStore, LiveIndex
+from orioncache.upstream import ProcPaths, Server, UpstreamSet
+
+log = logging.getLogger("orioncache")
+
+# Descriptors that we would like to be allowed: directories and files kept open, for each server.
+DESCRIPTORS = 65536
+
+
+class Cache:
+    """One running cache.
+
+    Attributes:
+        sources: the directories that hold the tree.
+        mountpoint: where it is served.
+        options: as given by the user.
+    """
+
+    def __init__(self, sources: Sequence[str], mountpoint: str, options: Options, proc: ProcPaths) -> None:
+        """Takes the sources' descriptors.
+
+        Raises:
+            UserError: a source is not there.
+        """
+        self.sources = list(sources)
+        self.mountpoint = mountpoint
+        self.options = options
+        self._started = time.monotonic()
+        self._events = Events()
+        servers = [Server(source, index, options.readers, proc) for index, source in enumerate(sources)]
+        self._upstreams = UpstreamSet(servers, options.read_timeout, self._events)
+        self._store = BlockStore(options.cache_size, options.compressed_size)
+        self._reader = BlockReader(self._store, LiveIndex(), options.block_size)
+        self._tree = LiveTree(self._upstreams, self._reader, options.attr_ttl)
+        self._operations: Operations | None = None
+
+    async def serve(self, ready: Callable[[], None], *, stop_on: Sequence[signal.Signals]) -> None:
+        """Mounts, serves until the mount is taken away or a signal comes, and leaves nothing mounted.
+
+        Args:
+            ready: called once the mount can be used and the control socket answers.
+            stop_on: the signals that end it.
+
+        Raises:
+            UserError: it cannot be mounted, or no server answers.
+        """
+        _allow_descriptors()
+        try:
+            await self._tree.start()
+        except OSError as error:
+            raise UserError(
+                f"{self.sources[0]}: {error.strerror}", "check the server and the network"
+            ) from None
+        self._operations = operations = Operations(self._tree)
+        with ControlServer(self.options.control, self.status):
+            mount = Mount(operations, self.sources, self.mountpoint)
+            try:
+                async with trio.open_nursery() as nursery:
+                    if stop_on:
+                        await nursery.start(self._stop_on, stop_on, mount)
+                    nursery.start_soon(self._announce, mount, ready)
+                    await pyfuse3.main()
+                    nursery.cancel_scope.cancel()
+            finally:
+                mount.close()
+        self._events.info(f"{self.mountpoint}: ended")
+
+    def status(self) -> dict[str, object]:
+        """What ``orioncache status`` shows; never asks a server, and may be called from any thread."""
+        upcalls = dict(self._operations.upcalls) if self._operations is not None else {}
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "mountpoint": self.mountpoint,
+            "uptime_s": round(time.monotonic() - self._started, 3),
+            "engine": "python",
+            "mode": "live",
+            "options": vars(self.options),
+            "servers": [
+                {
+                    "source": server.source,
+                    "state": server.state.value,
+                    "current": server is self._upstreams.current,
+                    "calls": server.calls,
+                    "reads": server.reads,
+                    "bytes": server.bytes_read,
+                    "errors": server.errors,
+                    "timeouts": server.timeouts,
+                    "latency_ms": server.latency_ms(),
+                }
+                for server in self._upstreams.servers
+            ],
+            "cache": self._store.statistics().as_dict(),
+            "fuse": {
+                "upcalls": upcalls,
+                "inodes": self._tree.inodes,
+                "reads_in_flight": self._reader.in_flight,
+            },
+            "events": self._events.last(),
+        }
+
+    async def _announce(self, mount: Mount, ready: Callable[[], None]) -> None:
+        assert self._operations is not None
+        await self._operations.ready.wait()
+        if not mount.widen_readahead():
+            log.debug("the kernel's readahead stays as it is")
+        self._events.info(f"{self.mountpoint}: serving {', '.join(self.sources)}")
+        ready()
+
+    async def _stop_on(
+        self,
+        signals: Sequence[signal.Signals],
+        mount: Mount,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        with trio.open_signal_receiver(*signals) as received:
+            task_status.started()
+            async for number in received:
+                log.debug("signal %d", number)
+                # In a thread: taking a mount away can mean requests for us.
+                await trio.to_thread.run_sync(mount.detach)
+                pyfuse3.terminate()
+                return
+
+
+def _allow_descriptors() -> None:
+    """Raises the limit of open files as far as we may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= DESCRIPTORS:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, max(hard, DESCRIPTORS)))
+    except (ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, DESCRIPTORS), hard))
