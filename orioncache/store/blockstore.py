@@ -102,7 +102,7 @@ class BlockStore:
     than its budget, overhead included; all-zero blocks are in neither.
 
     Threads: all calls must come from one thread, the event loop's. None waits for anything. The most that one
-    costs is the packing of what had to leave, about 0.1 ms for each 128 KiB block (docs/store.md), which is
+    costs is the packing of what had to leave, 0.1 to 0.2 ms for each 128 KiB block (docs/store.md), which is
     less than handing it to a thread and back would take from the reads that are waiting. Take the digest
     where the block was read, in the reader's thread, and hand it to :meth:`put`.
     """
