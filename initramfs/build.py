@@ -19,9 +19,8 @@ HERE = Path(__file__).resolve().parent
 LIMIT = 8_000_000  # bytes: what the image may have at most
 LEVEL = 19  # zstd's; the window is 8 MiB, and the kernel takes up to 128
 
-# Applets with names of their own: what the kernel (sh) and scripts with a "#!" name (env) look for. The shell finds
-# all the others inside of busybox.
-APPLETS = ("sh", "mount", "umount", "ip", "udhcpc", "setsid", "cttyhack")
+# Applets with a path of their own: the kernel looks for /bin/sh, which finds all others inside of busybox.
+APPLETS = ("sh",)
 TOOLS = ("nfsmount", "switchroot")
 EMPTY = ("dev", "hooks", "proc", "root", "run", "sys", "sysroot", "usr/lib/python{version}/lib-dynload")
 BUSYBOX = Path("/bin/busybox")
@@ -58,7 +57,11 @@ class Plan:
             parts.append((HERE / module).read_bytes())
         for files in (self.modules, self.binaries, self.plain, self.tools):
             for place, file in sorted(files.items()):
-                parts += [place, hashlib.blake2b(file.read_bytes()).digest(), str(file.stat().st_mode & 0o111)]
+                parts += [
+                    place,
+                    hashlib.blake2b(file.read_bytes()).digest(),
+                    str(file.stat().st_mode & 0o111),
+                ]
         for words in (self.texts, self.links):
             parts += [word for pair in sorted(words.items()) for word in pair]
         return content_key(*parts)
@@ -75,7 +78,9 @@ def plan(extra: Mapping[str, Path] | None = None, modules: Sequence[Module] | No
         UserError: something that is needed is not installed.
     """
     if not BUSYBOX.exists() or b"ld-linux" in BUSYBOX.read_bytes()[:4096]:
-        raise UserError("/bin/busybox is missing, or no static one", "apt-get install busybox-static (or: make setup)")
+        raise UserError(
+            "/bin/busybox is missing, or no static one", "apt-get install busybox-static (or: make setup)"
+        )
     traced = trace_modules() if modules is None else modules
     python = interpreter()
     version = python.name.removeprefix("python")
@@ -126,7 +131,9 @@ def _compiled(modules: Mapping[str, Path]) -> dict[str, Entry]:
             raise UserError(f"{source} is no Python source", "install the package with its sources")
     order = sorted(modules.items())
     lines = "".join(f"{source}\t{place}\n" for place, source in order).encode()
-    said = run([interpreter(), "-I", "-S", "-B", HERE / "compiled.py"], input=lines, env={"PYTHONHASHSEED": "0"})
+    said = run(
+        [interpreter(), "-I", "-S", "-B", HERE / "compiled.py"], input=lines, env={"PYTHONHASHSEED": "0"}
+    )
     entries, at = {}, 0
     for place, _ in order:
         length = int.from_bytes(said[at : at + 8], "little")
@@ -144,7 +151,10 @@ def compress(archive: bytes) -> bytes:
 
 
 def build_initramfs(
-    output: Path | None = None, *, extra: Mapping[str, Path] | None = None, modules: Sequence[Module] | None = None
+    output: Path | None = None,
+    *,
+    extra: Mapping[str, Path] | None = None,
+    modules: Sequence[Module] | None = None,
 ) -> Path:
     """Builds the image, or finds the one that was built from the same parts before.
 

@@ -1,8 +1,11 @@
-"""The kernel's initramfs format: cpio "newc" archives (Documentation/driver-api/early-userspace/buffer-format.rst)."""
+"""The kernel's initramfs format: cpio "newc" archives.
+
+The kernel's Documentation/driver-api/early-userspace/buffer-format.rst has the grammar.
+"""
 
 import dataclasses
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 MAGIC = b"070701"
@@ -115,8 +118,3 @@ def _read_record(archive: bytes, at: int) -> tuple[str, Entry, int]:
     path = archive[name_at : name_at + name_length - 1].decode(errors="surrogateescape")
     entry = Entry(mode, archive[data_at:end], (fields[9], fields[10]))
     return path, entry, end + -(end - at) % 4
-
-
-def tree(paths: Iterable[str]) -> list[str]:
-    """Paths with a leading slash, sorted, as they are shown to people."""
-    return sorted(f"/{path}" for path in paths)

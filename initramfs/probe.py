@@ -1,8 +1,9 @@
 """Run by trace.py in a clean interpreter: imports what a node imports, and says which files that took.
 
-Arguments: ``path:DIR`` (after the standard library's directories), ``stand-in:MODULE=FILE``, ``drop:MODULE`` (must
-seem absent), ``import:MODULE``, ``optional:MODULE`` (may be no module). It prints, for each module that has a file,
-the name, the file and ``package`` or ``module``, parted by tabs. It imports nothing that a node would not.
+Arguments: ``path:DIR`` (after the standard library's directories), ``stand-in:MODULE=FILE``, ``drop:MODULE``
+(must seem absent), ``import:MODULE``, ``optional:MODULE`` (may be no module). It prints, for each module that
+has a file, the name, the file and ``package`` or ``module``, parted by tabs. It imports nothing that a node
+would not.
 """
 
 import sys
@@ -18,7 +19,9 @@ class Arranged:
         self.stand_ins = stand_ins
         self.dropped = dropped
 
-    def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: object = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """As the import system asks for it."""
         if name in self.dropped:
             raise ModuleNotFoundError(f"{name} is not in the image", name=name)
@@ -31,7 +34,7 @@ def arguments(kind: str) -> list[str]:
 
 
 def found(name: str) -> ModuleSpec | None:
-    """The module's spec; None for what is no module, such as the function of a ``from module import function``."""
+    """The module's spec; None for what is no module, such as the last name of ``os.path.join``."""
     try:
         return find_spec(name)
     except (ImportError, ValueError, AttributeError):
@@ -51,7 +54,7 @@ def main() -> None:
             raise ModuleNotFoundError(f"no module named {name}", name=name)
         if spec is None:
             continue
-        # A module that is frozen into the interpreter is asked for by name only if its file is needed all the same.
+        # A frozen module is only asked for by name if its file is needed all the same.
         specs[name] = (PathFinder.find_spec(name) or spec) if spec.origin == "frozen" else spec
         if not name.endswith("__main__"):  # to import that would be to run it
             __import__(name)

@@ -14,7 +14,7 @@ from orioncache.process import run
 HERE = Path(__file__).resolve().parent
 
 # What a node starts, and what it needs beyond what that imports, each with its reason.
-ENTRIES = ("orioncache.node", "orioncache.node.__main__")
+ENTRIES = ("orioncache.node",)
 EXPLICIT = {
     "os": "frozen into the interpreter, but os.pyc is how it finds its own prefix",
     "encodings.utf_8": "loaded at start, by name",
@@ -30,7 +30,7 @@ DROPPED = {
     "_bz2": "shutil's archives, which a node never makes; drags libbz2 in",
     "_lzma": "as above, with liblzma",
 }
-# Modules of which a node uses a name or nothing: initramfs/stand_ins/ has a small one in their place (and says why).
+# Modules of which a node uses one name or none: a small one in initramfs/stand_ins/ takes their place.
 STAND_INS = {
     "ssl": "ssl.py",
     "pickle": "pickle.py",
@@ -62,7 +62,7 @@ class Module:
         return self.origin.suffix == ".so"
 
     def path(self, version: str) -> str:
-        """Its place in the image, where all is in the standard library's directory: one directory to search."""
+        """Its place in the image: all in the standard library's directory, the only one to search."""
         stem = self.name.replace(".", "/") + ("/__init__" if self.package else "")
         if not self.native:
             return f"usr/lib/python{version}/{stem}.pyc"
@@ -84,7 +84,9 @@ def trace_modules(entries: Sequence[str] = ENTRIES) -> list[Module]:
     wanted: set[str] = set()
     modules = _probe(entries, wanted)
     while True:
-        new = {name for module in modules if module.name.split(".")[0] in OWN for name in _imports_of(module)} - wanted
+        new = {
+            name for module in modules if module.name.split(".")[0] in OWN for name in _imports_of(module)
+        } - wanted
         if not new:
             return modules
         wanted |= new
@@ -97,7 +99,7 @@ def _probe(entries: Sequence[str], optional: Iterable[str]) -> list[Module]:
     arguments += [f"drop:{name}" for name in DROPPED]
     arguments += [f"import:{name}" for name in [*entries, *EXPLICIT]]
     arguments += [f"optional:{name}" for name in sorted(optional)]
-    command = [interpreter(), "-I", "-S", "-B", HERE / "probe.py", *arguments]
+    command: list[str | Path] = [interpreter(), "-I", "-S", "-B", HERE / "probe.py", *arguments]
     said = run(command, mend="does `.venv/bin/python -c 'import orioncache.node'` work? make setup")
     fields = [line.split("\t") for line in said.decode().splitlines()]
     return [Module(name, Path(origin), package == "package") for name, origin, package in fields]
@@ -115,7 +117,7 @@ def _search_path() -> list[Path]:
 
 
 def _imports_of(module: Module) -> Iterator[str]:
-    """What a module's source imports anywhere outside of ``if TYPE_CHECKING``; also names that are no modules."""
+    """What a module's source imports outside of ``if TYPE_CHECKING``; also names that are no modules."""
     if module.native:
         return
     package = module.name if module.package else module.name.rpartition(".")[0]
@@ -150,7 +152,9 @@ def trace_libraries(files: Iterable[Path]) -> dict[str, Path]:
         said = run([_LOADER, "--list", file], mend="is it a dynamic executable for this machine?").decode()
         if "=> not found" in said:
             missing = re.findall(r"(\S+) => not found", said)
-            raise UserError(f"{file} needs {', '.join(missing)}, which is not here", "install the library's package")
+            raise UserError(
+                f"{file} needs {', '.join(missing)}, which is not here", "install the library's package"
+            )
         for soname, path in _LIBRARY.findall(said):
             found[_place(soname or path)] = Path(path)
     directory = found["lib/x86_64-linux-gnu/libc.so.6"].parent

@@ -1,4 +1,4 @@
-"""In importlib.metadata's place on a node, where it costs 15 ms: pyfuse3 and attrs ask it for version numbers.
+"""In importlib.metadata's place on a node, where it costs 15 ms: pyfuse3 asks it for its version.
 
 The image has no metadata of packages, so the answer is the same as importlib.metadata's own would be.
 """

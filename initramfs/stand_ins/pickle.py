@@ -1,4 +1,4 @@
-"""In pickle's place on a node: pyfuse3 imports it for the error that it raises when its objects are pickled."""
+"""In pickle's place on a node: pyfuse3 imports it for one error that it raises."""
 
 
 class PickleError(Exception):
