@@ -1,8 +1,9 @@
 """The cache of a diskless node: ``python3 -m orioncache.node SERVERDIR [SERVERDIR…] MOUNTPOINT``.
 
-It is started from the initramfs and serves the node's root until power-off. It exits 0 once the mount can be used, and
-leaves behind a process that nothing at shutdown kills, that stays in RAM, and that never opens a path of the root that
-it serves: descriptors and working directory are taken while the initramfs is still the root, where its files stay.
+It is started from the initramfs and serves the node's root until power-off. It exits 0 once the mount can be
+used, and leaves behind a process that nothing at shutdown kills, that stays in RAM, and that never opens a
+path of the root that it serves: descriptors and working directory are taken while the initramfs is still the
+    root, where its files stay.
 """
 
 import ctypes
@@ -22,7 +23,8 @@ CONTROL_SOCKET = "/run/orion/control.sock"
 # Where sysvinit's killall5 finds the pids that it shall spare.
 OMITTED = "/run/sendsigs.omit.d/orion"
 
-# systemd spares processes of root whose first argument begins with '@' (https://systemd.io/ROOT_STORAGE_DAEMONS).
+# systemd spares processes of root whose first argument begins with '@'
+# (https://systemd.io/ROOT_STORAGE_DAEMONS).
 NAME = b"@orioncache"
 
 # <sys/prctl.h>
@@ -32,11 +34,12 @@ _PR_SET_NAME = 15
 def main(arguments: Sequence[str]) -> int:
     """Starts the cache of a node; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="orioncache: %(message)s")
+    if len(arguments) < 2:
+        print("usage: python3 -m orioncache.node SERVERDIR [SERVERDIR…] MOUNTPOINT", file=sys.stderr)
+        return 2
+    *sources, mountpoint = arguments
     try:
-        if len(arguments) < 2:
-            raise UserError("wrong usage", "python3 -m orioncache.node SERVERDIR [SERVERDIR…] MOUNTPOINT")
-        *sources, mountpoint = arguments
-        run_in_background(lambda ready: _serve(sources, mountpoint, ready))
+        run_in_background(lambda ready: _serve(sources, mountpoint, ready), _stay_alive)
     except UserError as error:
         print(error.lines(), file=sys.stderr)
         return error.code
@@ -60,7 +63,6 @@ def _serve(sources: Sequence[str], mountpoint: str, ready: Callable[[], None]) -
     _log_to_kernel()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    _stay_alive()
     native.lock_memory()
     cache = Cache(sources, mountpoint, settings, ProcPaths(from_working_directory=True))
 
@@ -71,8 +73,12 @@ def _serve(sources: Sequence[str], mountpoint: str, ready: Callable[[], None]) -
 
 
 def _stay_alive() -> None:
-    """Keeps out of reach of those who end processes: the kernel when memory is short, and init at shutdown."""
-    Path("/proc/self/oom_score_adj").write_text("-1000\n", encoding="ascii")
+    """Keeps away from those who end processes: the kernel when memory is short, init at shutdown."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text("-1000\n", encoding="ascii")
+    except PermissionError:
+        # In a container root may not; on a node it may.
+        logging.getLogger("orioncache").info("the kernel may end this process when memory is short")
     omitted = Path(OMITTED)
     omitted.parent.mkdir(parents=True, exist_ok=True)
     omitted.write_text(f"{os.getpid()}\n", encoding="ascii")
@@ -81,7 +87,8 @@ def _stay_alive() -> None:
 
 def _rename(name: bytes) -> None:
     """Writes another command line over our own, where the kernel shows it."""
-    # After the command's name, which may hold anything: fields 48 and 49 are where the arguments begin and end.
+    # After the command's name, which may hold anything: fields 48 and 49 are where the arguments begin and
+    # end.
     fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
     begin, end = int(fields[45]), int(fields[46])
     ctypes.memset(begin, 0, end - begin)

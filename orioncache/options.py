@@ -1,20 +1,28 @@
 """The options of a running cache, declared once.
 
-From one declaration derive the flag (``--cache-size``), the key in a TOML file (``cache_size``), the environment
-variable (``ORION_CACHE_SIZE``) and the kernel command line's word (``orion.cache_size=``). Later ones win, in the order
-default, TOML, kernel command line, environment, flag.
+From one declaration derive the flag (``--cache-size``), the key in a TOML file (``cache_size``), the
+environment variable (``ORION_CACHE_SIZE``) and the kernel command line's word (``orion.cache_size=``). Later
+ones win, in the order default, TOML, kernel command line, environment, flag.
 """
 
-import argparse
 import dataclasses
 import os
-import shlex
-import tomllib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orioncache.errors import UserError
+
+if TYPE_CHECKING:
+    # A node has no command line of its own, and starts quickly.
+    import argparse
+
+# Each is a thread, for which the server's NFS client wants a slot as well.
+MAX_READERS = 256
+
+# A word of the kernel's command line: white space ends it, except between double quotes.
+KERNEL_WORD = re.compile(r'(?:[^\s"]|"[^"]*(?:"|$))+')
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -53,6 +61,16 @@ def _power_of_two(text: str) -> int:
     value = size(text)
     if not 4096 <= value <= 1 << 20 or value & (value - 1):
         raise ValueError(f"'{text}' is no block size: a power of two from 4K to 1M")
+    return value
+
+
+def _threads(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise ValueError(f"'{text}' is no number") from None
+    if not 1 <= value <= MAX_READERS:
+        raise ValueError(f"'{text}' is out of range: 1 to {MAX_READERS}")
     return value
 
 
@@ -109,12 +127,12 @@ OPTIONS: Sequence[Option] = (
     ),
     Option("attr_ttl", seconds, "TIME", "how long attributes and names are believed without asking a server"),
     Option("read_timeout", seconds, "TIME", "when a read on a server counts as failed"),
-    Option("readers", int, "N", "reads at the same time on one server"),
+    Option("readers", _threads, "N", "reads at the same time on one server"),
     Option("control", str, "PATH", "the control socket; derived from the mount point if not given"),
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: "argparse.ArgumentParser") -> None:
     """Declares a flag for each option, and ``--config``."""
     group = parser.add_argument_group(
         "cache options", "also as TOML key, ORION_… variable and orion.… kernel argument"
@@ -126,7 +144,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(option.flag, metavar=option.metavar, help=option.help + shown)
 
 
-def from_arguments(args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Options:
+def from_arguments(args: "argparse.Namespace", environment: Mapping[str, str] = os.environ) -> Options:
     """Options from parsed flags, the environment and the file that ``--config`` names."""
     flags = {option.field: value for option in OPTIONS if (value := getattr(args, option.field)) is not None}
     return collect(toml=args.config, environment=environment, flags=flags)
@@ -159,10 +177,12 @@ def collect(
         if key not in known:
             raise UserError(f"{toml}: unknown key '{key}'", f"known are {', '.join(known)}")
         take(key, str(value), f"{toml}: {key}")
-    for word in shlex.split(command_line, posix=False):
-        key, _, text = word.partition("=")
-        if key.startswith("orion.") and key.removeprefix("orion.") in known:
-            take(key.removeprefix("orion."), text.strip("'\""), key)
+    for word in KERNEL_WORD.findall(command_line):
+        key, _, text = word.replace('"', "").partition("=")
+        # The kernel takes - and _ in a name for the same.
+        field = key.removeprefix("orion.").replace("-", "_")
+        if key.startswith("orion.") and field in known:
+            take(field, text, key)
     for field in known:
         name = f"ORION_{field.upper()}"
         if environment is not None and name in environment:
@@ -175,6 +195,8 @@ def collect(
 def _toml_items(path: Path | None) -> Sequence[tuple[str, Any]]:
     if path is None:
         return ()
+    import tomllib  # noqa: PLC0415
+
     try:
         return tuple(tomllib.loads(path.read_text(encoding="utf-8")).items())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
-"""Serve a directory, or NFS mounts of several servers with the same tree, read-only and through a cache in RAM.
+"""Serve a directory, or NFS mounts of servers with the same tree, read-only and through a cache in RAM.
 
-The sources are copies of one tree; the first is read from until it fails, then the next one. The command returns once
-the mount can be used, and the cache runs in the background until `umount MOUNTPOINT`.
+The sources are copies of one tree; the first is read from until it fails, then the next one. The command
+returns once the mount can be used, and the cache runs in the background until `umount MOUNTPOINT`.
 
 Examples:
   orioncache mount /srv/root /mnt/cached
@@ -79,14 +79,12 @@ class _Syslog(logging.Handler):
         """Sends one record."""
         import syslog  # noqa: PLC0415
 
-        priority = syslog.LOG_DEBUG
-        for level, name in (
-            (logging.INFO, syslog.LOG_INFO),
-            (logging.WARNING, syslog.LOG_WARNING),
-            (logging.ERROR, syslog.LOG_ERR),
-        ):
-            if record.levelno >= level:
-                priority = name
+        if record.levelno >= logging.ERROR:
+            priority = syslog.LOG_ERR
+        elif record.levelno >= logging.WARNING:
+            priority = syslog.LOG_WARNING
+        else:
+            priority = syslog.LOG_INFO if record.levelno >= logging.INFO else syslog.LOG_DEBUG
         syslog.syslog(priority | syslog.LOG_DAEMON, f"orioncache: {self.format(record)}")
 
 

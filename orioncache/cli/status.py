@@ -1,7 +1,7 @@
 """Show what a running cache does: its servers, what it holds, what the kernel asks of it.
 
-It asks the cache through its control socket and never touches the mount or a server, so it answers while every server
-hangs.
+It asks the cache through its control socket and never touches the mount or a server, so it answers while
+every server hangs.
 
 Examples:
   orioncache status
@@ -42,7 +42,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"{found['mode']} mode, {found['engine']} engine, version {found['version']}",
         "",
     ]
-    rows = [("server", "state", "reads", "bytes", "errors", "timeouts", "p50", "p95")]
+    rows: list[tuple[str, ...]] = [("server", "state", "reads", "bytes", "errors", "timeouts", "p50", "p95")]
     for server in found["servers"]:
         mark = "*" if server["current"] else " "
         latency = server["latency_ms"]

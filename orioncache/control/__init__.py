@@ -1,11 +1,13 @@
 """The control socket: what a running cache tells, and who asks it.
 
-A unix stream socket. The client sends one JSON object in one line, ``{"op": "status"}``; the server answers with one
-JSON object in one line and closes. An answer to a request that it cannot serve has the single key ``error``.
+A unix stream socket. The client sends one JSON object in one line, ``{"op": "status"}``; the server answers
+with one JSON object in one line and closes. An answer to a request that it cannot serve has the single key
+``error``.
 """
 
 import os
 import zlib
+from pathlib import Path
 
 SOCKETS = "/run/orion"
 
@@ -13,14 +15,14 @@ SOCKETS = "/run/orion"
 REQUEST_BYTES = 4096
 
 
-def socket_directory() -> str:
+def socket_directory() -> Path:
     """Where this user's sockets are."""
     if os.geteuid() == 0:
-        return SOCKETS
-    return os.path.join(os.environ.get("XDG_RUNTIME_DIR", f"/tmp/orion-{os.geteuid()}"), "orion")
+        return Path(SOCKETS)
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/orion-{os.geteuid()}") / "orion"
 
 
 def socket_path(mountpoint: str) -> str:
     """The socket of the cache on a mount point: short enough for any, and the same each time."""
-    name = os.path.basename(mountpoint)[:32] or "root"
-    return os.path.join(socket_directory(), f"{name}-{zlib.crc32(os.fsencode(mountpoint)):08x}.sock")
+    name = Path(mountpoint).name[:24] or "root"
+    return str(socket_directory() / f"{name}-{zlib.crc32(os.fsencode(mountpoint)):08x}.sock")

@@ -3,11 +3,10 @@
 import json
 import os
 import socket
-import stat
 from pathlib import Path
 from typing import Any
 
-from orioncache.control import socket_directory
+from orioncache.control import socket_directory, socket_path
 from orioncache.errors import UserError
 
 # Seconds within which a cache must answer: it does so without asking any server.
@@ -54,32 +53,29 @@ def find(where: str | None) -> dict[str, Any]:
     Raises:
         UserError: there is none, or several and none was named.
     """
+    if where is not None and where.endswith(".sock"):
+        return status(where)
+    mountpoint = None
+    if where is not None:
+        plain = Path(os.path.normpath(Path.cwd() / where))
+        mountpoint = str(plain.parent.resolve() / plain.name)
     running = []
-    for path in sorted(Path(socket_directory()).glob("*.sock")):
+    for path in sorted(socket_directory().glob("*.sock")):
         try:
-            running.append(status(str(path)))
+            found = status(str(path))
         except UserError:
-            # A stale socket, or a cache that does not answer: an error only if it is the one that is asked for.
-            if where == str(path):
+            # Somebody's stale socket; an error only if it is the one that is asked for.
+            if mountpoint is not None and str(path) == socket_path(mountpoint):
                 raise
-    if where is None:
-        if len(running) == 1:
-            return running[0]
-        if not running:
-            raise UserError("no cache is running", "start one: orioncache mount SOURCE MOUNTPOINT")
+            continue
+        if found.get("mountpoint") == mountpoint:
+            return found
+        running.append(found)
+    if mountpoint is not None:
+        raise UserError(f"no cache is running on {mountpoint}", "see: findmnt -t fuse.orioncache")
+    if not running:
+        raise UserError("no cache is running", "start one: orioncache mount SOURCE MOUNTPOINT")
+    if len(running) > 1:
         points = ", ".join(str(found["mountpoint"]) for found in running)
         raise UserError(f"{len(running)} caches are running: {points}", "name one of them")
-    absolute = os.path.abspath(where)
-    for found in running:
-        if found["mountpoint"] in (
-            absolute,
-            os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute)),
-        ):
-            return found
-    try:
-        is_socket = stat.S_ISSOCK(os.lstat(where).st_mode)
-    except OSError:
-        is_socket = where.endswith(".sock")
-    if is_socket:
-        return status(where)
-    raise UserError(f"no cache is running on {where}", "see: findmnt -t fuse.orioncache")
+    return running[0]

@@ -4,10 +4,10 @@ import contextlib
 import errno
 import json
 import logging
-import os
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 
 from orioncache.control import REQUEST_BYTES
@@ -22,8 +22,8 @@ CLIENT_TIMEOUT = 2.0
 class ControlServer:
     """Answers requests between ``__enter__`` and ``__exit__``.
 
-    It runs in a thread of its own, with blocking calls: a mount that hangs holds up the event loop's threads, and
-    requests must be answered just then.
+    It runs in a thread of its own, with blocking calls: a mount that hangs holds up the event loop's threads,
+    and requests must be answered just then.
     """
 
     def __init__(self, path: str, status: Callable[[], dict[str, object]]) -> None:
@@ -44,10 +44,10 @@ class ControlServer:
             UserError: the socket cannot be made there, or another cache listens on it.
         """
         try:
-            os.makedirs(os.path.dirname(self.path) or ".", mode=0o755, exist_ok=True)
+            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
             _remove_stale(self.path)
             self._socket.bind(self.path)
-            os.chmod(self.path, 0o600)
+            Path(self.path).chmod(0o600)
         except OSError as error:
             self._socket.close()
             raise UserError(
@@ -61,7 +61,7 @@ class ControlServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with contextlib.suppress(OSError):
-            os.unlink(self.path)
+            Path(self.path).unlink()
         # Wakes the thread up, which close() alone would not.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -109,6 +109,6 @@ def _remove_stale(path: str) -> None:
         except FileNotFoundError:
             return
         except ConnectionRefusedError:
-            os.unlink(path)
+            Path(path).unlink()
             return
     raise FileExistsError(errno.EEXIST, "another cache listens on it")

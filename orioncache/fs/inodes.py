@@ -25,7 +25,8 @@ class Inode:
     """One file, directory or other object of the tree.
 
     Attributes:
-        number: what the kernel calls it, and what users see as st_ino; the source's own number where that is free.
+        number: what the kernel calls it, and what users see as st_ino; the source's own number where that is
+            free.
         place: a name under which it was seen last.
         home: the server whose attributes these are.
         attributes: as the home server gave them.
@@ -93,8 +94,8 @@ class Inode:
     def update(self, server: Server, attributes: os.stat_result, now: float) -> None:
         """Takes attributes that a server has just given.
 
-        Another server's are not taken, only taken as a sign that ours still hold: copies differ in inode numbers and
-        change times, which nobody should see change when a server fails.
+        Another server's are not taken, only taken as a sign that ours still hold: copies differ in inode
+        numbers and change times, which nobody should see change when a server fails.
         """
         self.fetched = now
         if server is self.home:
@@ -109,7 +110,10 @@ def stamps(attributes: os.stat_result) -> tuple[int, int, int]:
 
 
 def same_object(one: os.stat_result, other: os.stat_result) -> bool:
-    """Whether two servers' copies can be taken for the same: by type, device number, and for files size and mtime."""
+    """Whether two servers' copies can be taken for the same.
+
+    Files are the same if size and mtime are; all else if type and device number are.
+    """
     if stat.S_IFMT(one.st_mode) != stat.S_IFMT(other.st_mode) or one.st_rdev != other.st_rdev:
         return False
     if not stat.S_ISREG(one.st_mode):
@@ -156,7 +160,8 @@ class InodeTable:
     ) -> Inode:
         """The inode that a server has just shown under this name; a new one if it was not known.
 
-        The caller either counts it (:meth:`count`) or gives it up (:meth:`release`), before it waits for anything.
+        The caller either counts it (:meth:`count`) or gives it up (:meth:`release`), before it waits for
+        anything.
         """
         identity = (server.index, attributes.st_dev, attributes.st_ino)
         inode = self._by_identity.get(identity)
@@ -235,7 +240,7 @@ class InodeTable:
     def _known_elsewhere(
         self, parent: Inode, name: bytes, server: Server, attributes: os.stat_result
     ) -> Inode | None:
-        """The inode that another server showed under this name, if this server's copy can be taken for the same."""
+        """The inode that another server showed under this name, if this copy can be taken for the same."""
         inode = self._by_name.get((parent.number, name))
         if inode is None or any(index == server.index for index, _, _ in inode.identities):
             return None

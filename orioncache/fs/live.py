@@ -170,7 +170,8 @@ class LiveTree:
     async def next_entries(self, listing: Listing) -> list[tuple[bytes, os.stat_result]]:
         """The next names of a directory; none at its end.
 
-        A directory that is half read cannot be carried on with on another server: if this one fails, that stands.
+        A directory that is half read cannot be carried on with on another server: if this one fails, that
+        stands.
         """
         _, batch = await self._upstreams.call(lambda server: _next_entries(server, listing))
         return batch

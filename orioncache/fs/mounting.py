@@ -35,8 +35,8 @@ class Mount:
     def __init__(self, operations: Operations, sources: Sequence[str], path: str) -> None:
         """Mounts; requests are answered once ``pyfuse3.main()`` runs.
 
-        As root we mount by ourselves and hand libfuse the descriptor: libfuse 3.14 fails with ``max_read`` otherwise,
-        and a node has no fusermount3. Other users get a mount that only they can use.
+        As root we mount by ourselves and hand libfuse the descriptor: libfuse 3.14 fails with ``max_read``
+        otherwise, and a node has no fusermount3. Other users get a mount that only they can use.
 
         Raises:
             UserError: it cannot be mounted there.
@@ -86,7 +86,7 @@ class Mount:
         return True
 
     def detach(self) -> None:
-        """Takes the mount away, if it is still there, even while somebody uses it; they get errors from now on."""
+        """Takes the mount away, if it is still there; whoever still uses it gets errors from now on."""
         if self._by_us and _device_number(self.path) is not None:
             with contextlib.suppress(OSError):
                 unmount(self.path)
@@ -111,33 +111,8 @@ def check(sources: Sequence[str], mountpoint: str) -> str:
             f"there is no {FUSE_DEVICE}",
             "modprobe fuse; in a container, pass the device in (--device /dev/fuse)",
         )
-    real_sources = []
-    for source in sources:
-        try:
-            mode = os.stat(source).st_mode
-        except OSError as error:
-            raise UserError(
-                f"source {source}: {error.strerror}", "mount it first, or check its spelling"
-            ) from None
-        if not stat.S_ISDIR(mode):
-            raise UserError(
-                f"source {source} is not a directory", "give a directory, or where NFS is mounted"
-            )
-        if not os.access(source, os.R_OK | os.X_OK):
-            raise UserError(f"source {source} cannot be read", "run it as root")
-        real_sources.append(os.path.realpath(source))
-    if len(set(real_sources)) < len(real_sources):
-        raise UserError("a source is given twice", "each source is another server's copy of the same tree")
-    try:
-        mode = os.stat(mountpoint).st_mode
-    except FileNotFoundError:
-        raise UserError(f"mount point {mountpoint} does not exist", f"mkdir -p {mountpoint}") from None
-    except OSError as error:
-        mend = f"umount -l {mountpoint}" if error.errno == errno.ENOTCONN else "choose another directory"
-        raise UserError(f"mount point {mountpoint}: {error.strerror}", mend) from None
-    if not stat.S_ISDIR(mode):
-        raise UserError(f"mount point {mountpoint} is not a directory", "choose an empty directory")
-    path = os.path.realpath(mountpoint)
+    real_sources = _check_sources(sources)
+    path = _check_mountpoint(mountpoint)
     for source in real_sources:
         if f"{path}/".startswith(f"{source.rstrip('/')}/"):
             raise UserError(
@@ -151,6 +126,42 @@ def check(sources: Sequence[str], mountpoint: str) -> str:
             f"{path} is a mount point of {mounted[1]} already", f"umount {path}, or choose another directory"
         )
     return path
+
+
+def _check_sources(sources: Sequence[str]) -> list[str]:
+    """The sources' real paths."""
+    real_sources = []
+    for source in sources:
+        try:
+            mode = Path(source).stat().st_mode
+        except OSError as error:
+            raise UserError(
+                f"source {source}: {error.strerror}", "mount it first, or check its spelling"
+            ) from None
+        if not stat.S_ISDIR(mode):
+            raise UserError(
+                f"source {source} is not a directory", "give a directory, or where NFS is mounted"
+            )
+        if not os.access(source, os.R_OK | os.X_OK):
+            raise UserError(f"source {source} cannot be read", "run it as root")
+        real_sources.append(os.path.realpath(source))
+    if len(set(real_sources)) < len(real_sources):
+        raise UserError("a source is given twice", "each source is another server's copy of the same tree")
+    return real_sources
+
+
+def _check_mountpoint(mountpoint: str) -> str:
+    """The mount point's real path."""
+    try:
+        mode = Path(mountpoint).stat().st_mode
+    except FileNotFoundError:
+        raise UserError(f"mount point {mountpoint} does not exist", f"mkdir -p {mountpoint}") from None
+    except OSError as error:
+        mend = f"umount -l {mountpoint}" if error.errno == errno.ENOTCONN else "choose another directory"
+        raise UserError(f"mount point {mountpoint}: {error.strerror}", mend) from None
+    if not stat.S_ISDIR(mode):
+        raise UserError(f"mount point {mountpoint} is not a directory", "choose an empty directory")
+    return os.path.realpath(mountpoint)
 
 
 def unmount(path: str) -> None:

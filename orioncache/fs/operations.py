@@ -56,8 +56,8 @@ def _refusal(name: str) -> Callable[..., Awaitable[None]]:
 class _OpenDirectory:
     """A directory that is being listed.
 
-    Offsets are positions in the order in which names came from the source; what came once keeps its position until
-    the directory is closed or read from its beginning again.
+    Offsets are positions in the order in which names came from the source; what came once keeps its position
+    until the directory is closed or read from its beginning again.
 
     Attributes:
         inode: the directory.
@@ -196,7 +196,10 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @_handler
     async def getxattr(self, number: int, name: bytes, _: object) -> bytes:
-        """The value of an extended attribute; ENOSYS, so that the kernel asks no more, if there are none at all."""
+        """The value of an extended attribute.
+
+        If there are none at all, ENOSYS tells the kernel to ask no more.
+        """
         if not self._tree.has_xattrs:
             raise pyfuse3.FUSEError(errno.ENOSYS)
         return await self._tree.xattr(self._tree.table.get(number), name)

@@ -50,7 +50,8 @@ class _Flight:
 class BlockReader:
     """Reads byte ranges of files through the store.
 
-    Invariant: for each block of each file version at most one read is under way; whoever else wants it, waits.
+    Invariant: for each block of each file version at most one read is under way; whoever else wants it,
+    waits.
 
     Attributes:
         block_size: bytes in a block; the last one of a file is shorter.
@@ -148,7 +149,7 @@ def _runs(missing: list[tuple[int, _Flight]], longest: int) -> list[list[tuple[i
 
 
 def _join(blocks: Sequence[bytes], size: int, skip: int, length: int) -> bytes:
-    """``length`` bytes from ``skip`` on of blocks in order; it ends where a block is shorter than ``size``."""
+    """``length`` bytes from ``skip`` on; they end where a block is shorter than ``size``."""
     views = []
     left = length
     for block in blocks:

@@ -1,7 +1,7 @@
 """One server: a mounted directory that is read only relative to descriptors taken at the start.
 
-The functions that ask the source block, perhaps for ever if it is a dead NFS mount. :meth:`Server.call` runs them
-in threads; everything else here returns at once.
+The functions that ask the source block, perhaps for ever if it is a dead NFS mount. :meth:`Server.call` runs
+them in threads; everything else here returns at once.
 """
 
 import collections
@@ -53,8 +53,8 @@ class ProcPaths:
         """Finds ``/proc/self/fd``.
 
         Args:
-            from_working_directory: make it the working directory, for a daemon from under which ``/proc`` will be
-                moved away. To be done after the last fork.
+            from_working_directory: make it the working directory, for a daemon from under which ``/proc``
+                will be moved away. To be done after the last fork.
         """
         self.prefix = b"" if from_working_directory else b"/proc/self/fd/"
         if from_working_directory:
@@ -102,7 +102,7 @@ class Opened:
         self.server.closing.put(self.fd)
 
     def read(self, offset: int, length: int) -> tuple[bytes, os.stat_result]:
-        """Bytes from ``offset``, fewer only at the end of the file, and the attributes after reading. Blocks."""
+        """Bytes from ``offset``, fewer only at the file's end, and the attributes after reading. Blocks."""
         data = os.pread(self.fd, length, offset)
         while 0 < len(data) < length:
             more = os.pread(self.fd, length - len(data), offset + len(data))
@@ -150,7 +150,8 @@ class Server:
         Args:
             source: a directory.
             index: its rank in the order that the user gave.
-            readers: how many threads may read from it at once; as many again may ask for attributes and names.
+            readers: how many threads may read from it at once; as many again may ask for attributes and
+                names.
             proc: how to reach our own descriptors.
 
         Raises:
@@ -176,30 +177,30 @@ class Server:
         self.closing: queue.SimpleQueue[int] = queue.SimpleQueue()
         threading.Thread(target=self._close_files, name=f"close-{index}", daemon=True).start()
 
-    async def call(self, work: Callable[["Server"], T], *, timeout: float, reading: bool = False) -> T:
+    async def call(self, work: Callable[["Server"], T], *, patience: float, reading: bool = False) -> T:
         """Runs ``work(self)`` in one of this server's threads.
 
-        A call that takes too long is abandoned: its thread stays stuck in the kernel until the mount's own timeout
-        ends it, and counts against this server's threads until then. A server has a bounded number of them and
-        uses no other's, so a dead one cannot eat them all.
+        A call that takes too long is abandoned: its thread stays stuck in the kernel until the mount's own
+        timeout ends it, and counts against this server's threads until then. A server has a bounded number of
+        them and uses no other's, so a dead one cannot eat them all.
 
         Args:
             work: what to do; it blocks.
-            timeout: seconds, waiting for a free thread included.
+            patience: seconds, waiting for a free thread included.
             reading: whether it reads file content, for which there are threads of their own.
 
         Raises:
-            OSError: from ``work``; ETIMEDOUT after ``timeout``.
+            OSError: from ``work``; ETIMEDOUT after ``patience``.
         """
         limiter = self._reading_threads if reading else self._metadata_threads
         started = time.monotonic()
         self.calls += 1
         try:
-            with trio.fail_after(timeout):
+            with trio.fail_after(patience):
                 return await trio.to_thread.run_sync(work, self, abandon_on_cancel=True, limiter=limiter)
         except trio.TooSlowError:
             self.timeouts += 1
-            raise OSError(errno.ETIMEDOUT, f"no answer within {timeout:g} s") from None
+            raise OSError(errno.ETIMEDOUT, f"no answer within {patience:g} s") from None
         finally:
             self._latencies.append(time.monotonic() - started)
 
@@ -289,8 +290,8 @@ class Server:
     def _xattr_path(self, place: Place) -> tuple[_Directory, bytes, bool]:
         """A directory to hold on to while the path is used, the path, and whether to follow its last part.
 
-        The last part is a name, not followed, so that nothing has to be opened and symlinks have attributes too; but
-        the root's is the link in /proc.
+        The last part is a name, not followed, so that nothing has to be opened and symlinks have attributes
+        too; but the root's is the link in /proc.
         """
         if place.parent is None:
             return self._root, self._proc.of(self._root.fd), True

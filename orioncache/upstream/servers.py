@@ -56,8 +56,8 @@ class UpstreamSet:
 
         Args:
             servers: at least one.
-            read_timeout: seconds that a server is given as long as there is another one to ask. The last one is given
-                all the time that its own mount allows: nobody is left who could answer sooner.
+            read_timeout: seconds that a server is given as long as there is another one to ask. The last one
+                is given all the time that its own mount allows: nobody is left who could answer sooner.
             events: is told of failures and changes.
         """
         self.servers = list(servers)
@@ -76,14 +76,15 @@ class UpstreamSet:
             Who answered, and what.
 
         Raises:
-            OSError: an answer about the file, such as ENOENT; or, if no server could answer, the first failure.
+            OSError: an answer about the file, such as ENOENT; or, if no server could answer, the first
+            failure.
         """
         failure: OSError | None = None
         order = rank(self.servers, self.current)
         for server in order:
-            timeout = math.inf if server is order[-1] else self._read_timeout
+            patience = math.inf if server is order[-1] else self._read_timeout
             try:
-                answer = await self._ask(server, work, timeout, reading)
+                answer = await self._ask(server, work, patience, reading)
             except OSError as error:
                 if error.errno != errno.ESTALE and error.errno not in SERVER_ERRORS:
                     self._answered(server)
@@ -98,9 +99,9 @@ class UpstreamSet:
         assert failure is not None
         raise failure
 
-    async def _ask(self, server: Server, work: Callable[[Server], T], timeout: float, reading: bool) -> T:
+    async def _ask(self, server: Server, work: Callable[[Server], T], patience: float, reading: bool) -> T:
         try:
-            return await server.call(work, timeout=timeout, reading=reading)
+            return await server.call(work, patience=patience, reading=reading)
         except ReplicaDiffersError:
             raise
         except OSError as error:
@@ -108,7 +109,7 @@ class UpstreamSet:
                 raise
         # Perhaps only a directory that we hold open was replaced: look it up again, once.
         server.forget_directories()
-        return await server.call(work, timeout=timeout, reading=reading)
+        return await server.call(work, patience=patience, reading=reading)
 
     def _failed(self, server: Server, error: OSError) -> None:
         if error.errno != errno.ETIMEDOUT:
