@@ -10,9 +10,11 @@ from orioncache.store.sieve import Sieve
 # it against what Python really allocates.
 BLOCK_OVERHEAD = 384
 
-# Blocks as large as this get pages of their own from malloc, so the last page is paid for whole.
+# Blocks as large as this get pages of their own from malloc. Its header and Python's (64 bytes) start one
+# page more when the block itself is a whole number of them, and the last page is paid for whole.
 PAGES_FROM = 128 << 10
 PAGE = 4096
+HEADERS = 64
 
 # All-zero blocks are remembered by their length alone; a store has few lengths, the last blocks of files
 # apart.
@@ -86,7 +88,7 @@ class _Packed:
 def cost(length: int) -> int:
     """Bytes of RAM that a stored string of ``length`` bytes takes, overhead included."""
     if length >= PAGES_FROM:
-        length = -(-length // PAGE) * PAGE
+        length = -(-(length + HEADERS) // PAGE) * PAGE
     return length + BLOCK_OVERHEAD
 
 
@@ -101,10 +103,10 @@ class BlockStore:
     Invariants, whenever no call is under way: a block is in at most one level; neither level takes more RAM
     than its budget, overhead included; all-zero blocks are in neither.
 
-    Threads: all calls must come from one thread, the event loop's. None waits for anything. The most that one
-    costs is the packing of what had to leave, 0.1 to 0.2 ms for each 128 KiB block (docs/store.md), which is
-    less than handing it to a thread and back would take from the reads that are waiting. Take the digest
-    where the block was read, in the reader's thread, and hand it to :meth:`put`.
+    Threads: all calls but :meth:`statistics` must come from one thread, the event loop's. None waits for
+    anything. The most that one costs is the packing of what had to leave, 0.1 to 0.2 ms for each 128 KiB
+    block (docs/store.md), which is less than handing it to a thread and back would take from the reads that
+    are waiting. Take the digest where the block was read, in the reader's thread, and hand it to :meth:`put`.
     """
 
     def __init__(self, cache_size: int, compressed_size: int) -> None:
@@ -190,7 +192,7 @@ class BlockStore:
         return self._forget_packed(key) or was_raw or was_zero
 
     def statistics(self) -> Statistics:
-        """The figures of this moment."""
+        """The figures of this moment; may be called from any thread."""
         return Statistics(
             **dataclasses.asdict(self._count),
             raw_blocks=len(self._raw),
