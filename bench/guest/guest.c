@@ -1,0 +1,331 @@
+/*
+ * The bench's hand inside the guest: time stamps in nanoseconds (busybox has hundredths of a second), the workload's
+ * verdict and the node's statistics, all sent over a virtio port. Static, and without a path of its own, because it
+ * runs before there is a root and afterwards in roots of any kind.
+ *
+ *   guest mark NAME          send a time stamp
+ *   guest fail MESSAGE       send the verdict "failed" and power the guest off
+ *   guest run PROGRAM ARG..  run the workload, send its output, its verdict and the statistics, power off
+ *   guest say WORDS..        send a line for the log
+ *   guest off                power off
+ *
+ * The protocol is lines: "mark NAME NANOSECONDS", "log TEXT", "verdict ok", "verdict failed TEXT", and
+ * "file NAME LENGTH" followed by that many bytes and a newline. bench/qemu.py reads it.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/reboot.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* The only port of the only virtio-serial device that the bench gives a guest. */
+static const char PORT[] = "/dev/vport0p1";
+static const char CONTROL[] = "/run/orion/control.sock";
+enum { FILE_LIMIT = 1 << 20, LINE_LIMIT = 4096 };
+
+static long long now_ns(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * 1000000000LL + time.tv_nsec;
+}
+
+/*
+ * Sends all bytes. Without O_NONBLOCK the driver would spin until the host has taken them, on the guest's clock.
+ * Returns 0, or the negative errno with which the port gave up.
+ */
+static int send_bytes(const void *data, size_t length)
+{
+	int port = -1;
+
+	for (int attempt = 0; attempt < 1000; attempt++) {
+		port = open(PORT, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+		if (port >= 0 || errno != EBUSY)
+			break;
+		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+	}
+	if (port < 0)
+		return -errno;
+
+	int result = 0;
+	while (length > 0) {
+		ssize_t written = write(port, data, length);
+		if (written > 0) {
+			data = (const char *)data + written;
+			length -= (size_t)written;
+		} else if (errno == EAGAIN) {
+			poll(&(struct pollfd){ .fd = port, .events = POLLOUT }, 1, 1000);
+		} else if (errno != EINTR) {
+			result = -errno;
+			break;
+		}
+	}
+	close(port);
+	return result;
+}
+
+__attribute__((format(printf, 1, 2))) static void send_line(const char *format, ...)
+{
+	char line[LINE_LIMIT];
+	va_list arguments;
+
+	va_start(arguments, format);
+	int length = vsnprintf(line, sizeof(line) - 1, format, arguments);
+	va_end(arguments);
+	if (length < 0)
+		return;
+	if (length > (int)sizeof(line) - 2)
+		length = (int)sizeof(line) - 2;
+	for (int i = 0; i < length; i++)
+		if (line[i] == '\n')
+			line[i] = ' ';
+	line[length] = '\n';
+	int error = send_bytes(line, (size_t)length + 1);
+	if (error != 0)
+		fprintf(stderr, "bench: %s: %s\n", PORT, strerror(-error));
+}
+
+static void send_mark(const char *name, long long ns)
+{
+	send_line("mark %s %lld", name, ns);
+}
+
+/* Reads fd to its end into buffer; returns the length, cut off at size. */
+static size_t read_all(int fd, char *buffer, size_t size)
+{
+	size_t length = 0;
+
+	while (length < size) {
+		ssize_t got = read(fd, buffer + length, size - length);
+		if (got > 0)
+			length += (size_t)got;
+		else if (got == 0 || errno != EINTR)
+			break;
+	}
+	return length;
+}
+
+static void send_content(const char *name, int fd)
+{
+	static char buffer[FILE_LIMIT];
+	size_t length = read_all(fd, buffer, sizeof(buffer) - 1);
+
+	buffer[length] = '\n';
+	send_line("file %s %zu", name, length);
+	send_bytes(buffer, length + 1);
+}
+
+static void send_file(const char *name, const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	send_content(name, fd);
+	close(fd);
+}
+
+/* The cache's status, if there is a cache; its socket is answered from RAM, so two seconds are ample. */
+static void send_cache_status(void)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	static const char request[] = "{\"op\":\"status\"}\n";
+	const struct timeval deadline = { .tv_sec = 2 };
+
+	memcpy(address.sun_path, CONTROL, sizeof(CONTROL));
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return;
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &deadline, sizeof(deadline));
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &deadline, sizeof(deadline));
+	if (connect(fd, (const struct sockaddr *)&address, sizeof(address)) == 0 &&
+	    write(fd, request, sizeof(request) - 1) == sizeof(request) - 1)
+		send_content("cache", fd);
+	close(fd);
+}
+
+/* The cache daemon is known by its command line, wherever in it the name stands: argv[0] is overwritten. */
+static bool is_daemon(const char *pid)
+{
+	char path[64], text[512];
+
+	snprintf(path, sizeof(path), "/proc/%.20s/cmdline", pid);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	size_t length = read_all(fd, text, sizeof(text));
+	close(fd);
+	return memmem(text, length, "orioncache", strlen("orioncache")) != NULL;
+}
+
+static void send_daemon(void)
+{
+	DIR *directory = opendir("/proc");
+	struct dirent *entry;
+
+	if (!directory)
+		return;
+	while ((entry = readdir(directory))) {
+		if (entry->d_name[0] < '1' || entry->d_name[0] > '9' || !is_daemon(entry->d_name))
+			continue;
+		char path[64];
+		snprintf(path, sizeof(path), "/proc/%.20s/status", entry->d_name);
+		send_file("daemon", path);
+	}
+	closedir(directory);
+}
+
+static void send_statistics(void)
+{
+	send_file("nfs", "/proc/net/rpc/nfs");
+	send_file("mountstats", "/proc/self/mountstats");
+	send_file("meminfo", "/proc/meminfo");
+	send_cache_status();
+	send_daemon();
+}
+
+static _Noreturn void power_off(void)
+{
+	reboot(RB_POWER_OFF);
+	/* Only without the right to: the host's deadline ends the guest then. */
+	_exit(1);
+}
+
+/* Sends what the workload printed, line by line; returns false at the end of it. */
+static bool forward(int fd)
+{
+	static char line[LINE_LIMIT / 2];
+	static size_t length;
+	char byte[512];
+	ssize_t got = read(fd, byte, sizeof(byte));
+
+	if (got <= 0 && length > 0) {
+		send_line("log %.*s", (int)length, line);
+		length = 0;
+	}
+	for (ssize_t i = 0; i < got; i++) {
+		if (byte[i] != '\n')
+			line[length++] = byte[i];
+		if (length == sizeof(line) || (byte[i] == '\n' && length > 0)) {
+			send_line("log %.*s", (int)length, line);
+			length = 0;
+		}
+	}
+	return got > 0;
+}
+
+static int start(char **command, const sigset_t *old_mask, int *ret_output, pid_t *ret_child)
+{
+	int ends[2];
+
+	if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0)
+		return -errno;
+	pid_t child = fork();
+	if (child < 0)
+		return -errno;
+	if (child == 0) {
+		sigprocmask(SIG_SETMASK, old_mask, NULL);
+		/* The workload's own descriptions must block as it expects. */
+		fcntl(ends[1], F_SETFL, 0);
+		dup2(ends[1], STDOUT_FILENO);
+		dup2(ends[1], STDERR_FILENO);
+		execv(command[0], command);
+		fprintf(stderr, "cannot run %s: %s\n", command[0], strerror(errno));
+		_exit(127);
+	}
+	close(ends[1]);
+	*ret_output = ends[0];
+	*ret_child = child;
+	return 0;
+}
+
+/* Waits for the child itself, not for the end of its output: services that it started may keep that open. */
+static int wait_for(pid_t child, int output, int signals)
+{
+	struct pollfd events[] = { { .fd = signals, .events = POLLIN }, { .fd = output, .events = POLLIN } };
+	int status = 0;
+
+	for (;;) {
+		poll(events, 2, -1);
+		struct signalfd_siginfo info;
+		if (events[0].revents && read(signals, &info, sizeof(info)) > 0) {
+			pid_t ended = waitpid(child, &status, WNOHANG);
+			if (ended == child)
+				return status;
+		}
+		if (events[1].revents && !forward(output))
+			events[1].fd = -1;
+	}
+}
+
+static int run(char **command)
+{
+	sigset_t child_signal, old_mask;
+	pid_t child = -1;
+	int output = -1;
+
+	send_mark("workload", now_ns());
+	sigemptyset(&child_signal);
+	sigaddset(&child_signal, SIGCHLD);
+	signal(SIGCHLD, SIG_DFL);
+	sigprocmask(SIG_BLOCK, &child_signal, &old_mask);
+	int signals = signalfd(-1, &child_signal, SFD_CLOEXEC | SFD_NONBLOCK);
+	int error = signals < 0 ? -errno : start(command, &old_mask, &output, &child);
+	if (error < 0) {
+		send_line("verdict failed the workload could not be started: %s", strerror(-error));
+		power_off();
+	}
+	int status = wait_for(child, output, signals);
+	long long ready = now_ns();
+
+	while (forward(output))
+		;
+	if (status == 0) {
+		send_mark("ready", ready);
+		send_statistics();
+		send_line("verdict ok");
+	} else {
+		send_statistics();
+		if (WIFSIGNALED(status))
+			send_line("verdict failed the workload was killed by signal %d", WTERMSIG(status));
+		else
+			send_line("verdict failed the workload exited with %d", WEXITSTATUS(status));
+	}
+	power_off();
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 3 && strcmp(argv[1], "mark") == 0) {
+		send_mark(argv[2], now_ns());
+		return 0;
+	}
+	if (argc == 3 && strcmp(argv[1], "say") == 0) {
+		send_line("log %s", argv[2]);
+		return 0;
+	}
+	if (argc == 3 && strcmp(argv[1], "fail") == 0) {
+		send_line("verdict failed %s", argv[2]);
+		power_off();
+	}
+	if (argc == 2 && strcmp(argv[1], "off") == 0)
+		power_off();
+	if (argc >= 3 && strcmp(argv[1], "run") == 0)
+		run(argv + 2);
+	fprintf(stderr, "usage: guest mark NAME | say TEXT | fail MESSAGE | run PROGRAM [ARGUMENT...] | off\n");
+	return 2;
+}

@@ -1,0 +1,103 @@
+"""The bench's own cpio, appended to the node's image: scene scripts, static tools, hooks, the workload.
+
+The kernel unpacks concatenated archives one after the other, so the node's image is the same file in every variant
+and the bench adds to it without touching it.
+"""
+
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from orioncache.atomic import replacing
+from orioncache.initramfs.cpio import Entry, pack
+from orioncache.paths import cache_directory, content_key
+from orioncache.process import require, run
+
+GUEST = Path(__file__).parent / "guest"
+
+# Programs in the guest, by the name that they have there. iproute2's stand beside a loader and libraries of
+# their own: see ip() in guest/init.sh.
+PROGRAMS = {
+    "busybox": ("busybox", "busybox-static"),
+    "ip.elf": ("ip", "iproute2"),
+    "tc.elf": ("tc", "iproute2"),
+}
+
+MARK_HOOK = b"#!/bench/bin/busybox sh\nexec /bench/bin/guest mark initramfs\n"
+FAILURE_HOOK = b'#!/bench/bin/busybox sh\nexec /bench/bin/guest fail "the node\'s init: $1"\n'
+
+
+def bench_image(extra: Mapping[str, Path | bytes], *, node_image: Path) -> Path:
+    """The node's image with the bench's archive behind it, cached by content.
+
+    Args:
+        extra: files to add (the workload and what injects it): path in the archive to file or content, all executable.
+        node_image: what ``orioncache initramfs build`` made, or any other cpio.
+
+    Returns:
+        A file to be given to QEMU's ``-initrd`` together with ``rdinit=/bench/init``.
+    """
+    files = {**_scene(), **{name: _content(item) for name, item in extra.items()}}
+    bench = pack({name: Entry.file(data, executable=True) for name, data in files.items()})
+    node = node_image.read_bytes()
+    path = cache_directory("bench") / f"initrd-{content_key(node, bench)}.cpio"
+    if not path.exists():
+        with replacing(path) as file:
+            file.write(node)
+            # Archives are found at multiples of four bytes.
+            file.write(b"\0" * (-len(node) % 4))
+            file.write(bench)
+    return path
+
+
+def _content(item: Path | bytes) -> bytes:
+    return item if isinstance(item, bytes) else item.read_bytes()
+
+
+def _scene() -> dict[str, bytes]:
+    files = {
+        "bench/init": (GUEST / "init.sh").read_bytes(),
+        "bench/server.sh": (GUEST / "server.sh").read_bytes(),
+        "bench/bin/guest": guest_helper().read_bytes(),
+        "hooks/switch/99-mark": MARK_HOOK,
+        "hooks/failure/00-report": FAILURE_HOOK,
+    }
+    for name, (program, package) in PROGRAMS.items():
+        files[f"bench/bin/{name}"] = Path(require(program, package)).read_bytes()
+    loader, libraries = _libraries([Path(require("ip", "iproute2")), Path(require("tc", "iproute2"))])
+    files["bench/bin/ld.so"] = loader.read_bytes()
+    for library in libraries:
+        files[f"bench/lib/{library.name}"] = library.read_bytes()
+    return files
+
+
+def guest_helper() -> Path:
+    """The static helper of guest/guest.c, compiled at the first call."""
+    source = GUEST / "guest.c"
+    path = cache_directory("bench") / f"guest-{content_key(source.read_bytes())}"
+    if not path.exists():
+        compiler = require("musl-gcc", "musl-tools")
+        flags = ["-static", "-Os", "-s", "-std=c11", "-Wall", "-Wextra", "-Werror"]
+        with tempfile.TemporaryDirectory() as directory, replacing(path, 0o755) as file:
+            binary = Path(directory, "guest")
+            run([compiler, *flags, "-o", binary, source])
+            file.write(binary.read_bytes())
+    return path
+
+
+def _libraries(programs: list[Path]) -> tuple[Path, list[Path]]:
+    """The loader and the shared libraries that the programs need on this machine."""
+    loader: Path | None = None
+    libraries: dict[str, Path] = {}
+    for program in programs:
+        # `ld.so --list` and not ldd, which is a shell script around it.
+        text = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+        for line in text.splitlines():
+            words = line.split()
+            if "=>" in words:
+                libraries[words[0]] = Path(words[2])
+            elif words[0].startswith("/"):
+                loader = Path(words[0])
+    assert loader is not None
+    return loader, [path for _, path in sorted(libraries.items())]
