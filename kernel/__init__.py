@@ -1,1 +1,1 @@
-"""Kernels for diskless nodes: fragments, and the build around them."""
+"""Kernels for diskless nodes: fragments of configuration, and what configures, builds and checks them."""
