@@ -48,7 +48,7 @@ def _run(args: argparse.Namespace) -> int:
     def serve(ready: Callable[[], None]) -> None:
         _serve(sources, mountpoint, settings, ready)
 
-    level = logging.DEBUG if args.debug else logging.INFO
+    level = logging.DEBUG if args.debug else logging.INFO if args.foreground else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if args.foreground:
         serve(lambda: None)
@@ -89,4 +89,6 @@ class _Syslog(logging.Handler):
 
 
 def _log_to_syslog() -> None:
-    logging.getLogger().handlers[:] = [_Syslog()]
+    logger = logging.getLogger()
+    logger.handlers[:] = [_Syslog()]
+    logger.setLevel(min(logger.level, logging.INFO))
