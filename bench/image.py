@@ -60,6 +60,7 @@ def _scene() -> dict[str, bytes]:
         "bench/init": (GUEST / "init.sh").read_bytes(),
         "bench/server.sh": (GUEST / "server.sh").read_bytes(),
         "bench/bin/guest": guest_helper().read_bytes(),
+        "hooks/mount/50-readahead": (GUEST / "readahead.sh").read_bytes(),
         "hooks/switch/99-mark": MARK_HOOK,
         "hooks/failure/00-report": FAILURE_HOOK,
     }

@@ -28,29 +28,43 @@ for word in $(busybox cat /proc/cmdline); do
     esac
 done
 
+delays=''
+[ "$delay" = 0 ] && [ "$jitter" = 0 ] || delays="delay ${delay}us ${jitter}us"
+[ "$loss" = 0 ] || delays="$delays loss ${loss}%"
+
 # iproute2 with its own libraries and under its own name: busybox's shell would take its applet, and the node's
 # image must not be helped out with libraries that it lacks.
 ip() { ld.so --library-path /bench/lib /bench/bin/ip.elf "$@"; }
 tc() { ld.so --library-path /bench/lib /bench/bin/tc.elf "$@"; }
 
-# Shapes what leaves through a device. Arguments: namespace, device, netem's words.
+# Shapes what leaves through a device. Arguments: namespace, or '' for this one; device; netem's words.
 shape() {
     ns=$1 device=$2
     shift 2
-    [ $# = 0 ] || tc -n "$ns" qdisc add dev "$device" root netem limit 100000 "$@"
+    [ $# = 0 ] || tc ${ns:+-n "$ns"} qdisc add dev "$device" root netem limit 100000 "$@"
+}
+
+# Shapes both directions of the card, where its other end is not ours to shape: what comes in goes through ifb0.
+shape_card() {
+    [ "$rate" = 0 ] || delays="$delays rate ${rate}mbit"
+    [ -n "$delays" ] || return 0
+    ip link add ifb0 type ifb
+    ip link set ifb0 up
+    tc qdisc add dev eth0 ingress
+    tc filter add dev eth0 parent ffff: matchall action mirred egress redirect dev ifb0
+    # shellcheck disable=SC2086 # netem's words
+    shape '' eth0 $delays
+    # shellcheck disable=SC2086
+    shape '' ifb0 $delays
 }
 
 link() {
     ip netns add lan
-    # The node's side stays in the first namespace.
-    ip netns add node
+    # The node's side stays in the first namespace; its address is the node's own business (orion.ip=).
     ip link add eth0 type veth peer name node netns lan
     ip link add lan netns lan type bridge
     ip -n lan link set lan up
     ip -n lan link set node master lan up
-    ip link set lo up
-    ip addr add 10.77.0.1/24 dev eth0
-    ip link set eth0 up
 }
 
 serve() {
@@ -64,9 +78,6 @@ serve() {
     ip -n "$ns" link set eth0 up
     # Not `ip netns exec`, whose mount namespace would take the server with it when the script ends.
     busybox nsenter "--net=/run/netns/$ns" busybox unshare --uts /bench/server.sh "$ns"
-    delays=
-    [ "$delay" = 0 ] && [ "$jitter" = 0 ] || delays="delay ${delay}us ${jitter}us"
-    [ "$loss" = 0 ] || delays="$delays loss ${loss}%"
     # shellcheck disable=SC2086 # netem's words
     shape "$ns" eth0 $delays
     # shellcheck disable=SC2086
@@ -106,9 +117,12 @@ if [ "$clock" = virtual ] && [ "$servers" -gt 0 ]; then
     done
     if [ "$rate" != 0 ]; then
         step='limiting the rate'
-        tc qdisc add dev eth0 root netem limit 100000 rate "${rate}mbit"
-        tc -n lan qdisc add dev node root netem limit 100000 rate "${rate}mbit"
+        shape '' eth0 rate "${rate}mbit"
+        shape lan node rate "${rate}mbit"
     fi
+elif [ -e /sys/class/net/eth0 ]; then
+    step='shaping the link'
+    shape_card
 fi
 
 step='handing over'
@@ -116,4 +130,5 @@ guest mark start
 busybox umount /sys
 busybox umount /proc
 busybox umount -l /dev
-exec /init
+# As the kernel would have started it.
+exec busybox env -i HOME=/ TERM=linux /init

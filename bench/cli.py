@@ -1,0 +1,299 @@
+"""Boots a diskless node again and again under QEMU and prints where the time went.
+
+Every run is a whole boot: kernel, initramfs, userland, until the workload exits 0. Variants differ only in where the
+root comes from; kernel, workload, overlay and links are the same. With the virtual clock (the default) the guest's time
+is counted in instructions and its servers live in the guest, so that figures repeat to a fraction of a percent on any
+machine; with the wall clock real servers stand outside. Needs root rights.
+
+Examples:
+  orioncache bench                                    NFS, the cache and RAM at 0, 1 and 10 ms
+  orioncache bench --variant nfs,orion --rtt 1 --runs 5
+  orioncache bench --rtt 20 --rate 100 --jitter 2 --loss 0.1
+  orioncache bench --root /srv/node --workload ./ready.sh --append init=/sbin/init
+  orioncache bench --fragment CONFIG_PREEMPT=y --json samples.json --html report.html
+  orioncache bench --clock wall --keep=logs
+
+Exit code: 0 if every boot was ok, 1 if one was not, 130 after Ctrl-C.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+
+from orioncache.atomic import replacing
+from orioncache.bench.plan import VARIANTS, Link, Run, choose, plan
+from orioncache.bench.qemu import Machine, Outcome, choose_accel
+from orioncache.bench.scene import Scene
+from orioncache.errors import UserError
+from orioncache.process import command_line
+
+DEFAULT_VARIANTS = "nfs,orion,ram"
+DEFAULT_RTT = "0,1,10"
+
+# Seconds of real time for one boot; with the virtual clock one takes 10 to 60.
+DEFAULT_TIMEOUT = 300.0
+
+LOG_TAIL = 10  # lines of a failed workload's output
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    what = parser.add_argument_group("what is booted")
+    what.add_argument(
+        "--variant",
+        default=DEFAULT_VARIANTS,
+        metavar="LIST",
+        help=f"of {', '.join(VARIANTS)} (default: %(default)s)",
+    )
+    what.add_argument(
+        "--root", type=Path, metavar="DIR", help="the node's root (default: a Debian root, built once)"
+    )
+    what.add_argument(
+        "--workload",
+        type=Path,
+        metavar="FILE",
+        help="executable whose exit 0 in the node means ready (default: nginx answers a Python client)",
+    )
+    what.add_argument("--kernel", type=Path, metavar="FILE", help="a bzImage (default: ours, built once)")
+    what.add_argument(
+        "--fragment",
+        action="append",
+        default=[],
+        metavar="F",
+        help="add to the kernel: name, file or CONFIG_X=y; again for more",
+    )
+    what.add_argument(
+        "--append",
+        action="append",
+        default=[],
+        metavar="ARGS",
+        help="add to the kernel command line; again for more",
+    )
+    link = parser.add_argument_group("link and servers")
+    link.add_argument(
+        "--rtt",
+        type=_numbers,
+        default=DEFAULT_RTT,
+        metavar="LIST",
+        help="round trips in ms (default: %(default)s)",
+    )
+    link.add_argument(
+        "--rate",
+        type=_positive,
+        metavar="MBIT",
+        help="the link's speed in each direction (default: not limited)",
+    )
+    link.add_argument(
+        "--jitter", type=_number, default=0.0, metavar="MS", help="the delay varies by this in each direction"
+    )
+    link.add_argument(
+        "--loss", type=_percent, default=0.0, metavar="PERCENT", help="packets lost in each direction"
+    )
+    link.add_argument(
+        "--servers", type=_count, default=2, metavar="N", help="NFS servers (default: %(default)s)"
+    )
+    how = parser.add_argument_group("how it is measured")
+    how.add_argument(
+        "--runs",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="boots of each variant and link (default: %(default)s)",
+    )
+    how.add_argument("--clock", choices=("virtual", "wall"), default="virtual", help="default: %(default)s")
+    how.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="default: %(default)s")
+    how.add_argument(
+        "--jobs",
+        type=_count,
+        metavar="N",
+        help="boots at the same time (default: one for each processor; 1 with the wall clock)",
+    )
+    how.add_argument(
+        "--timeout",
+        type=_positive,
+        default=DEFAULT_TIMEOUT,
+        metavar="S",
+        help="real seconds for one boot (default: %(default)g)",
+    )
+    out = parser.add_argument_group("results")
+    out.add_argument("--json", type=Path, metavar="FILE", help="every raw sample and the environment")
+    out.add_argument("--html", type=Path, metavar="FILE", help="one self-contained page")
+    out.add_argument(
+        "--keep",
+        nargs="?",
+        type=Path,
+        const=Path("bench-logs"),
+        metavar="DIR",
+        help="keep each boot's logs (in DIR: bench-logs)",
+    )
+    out.add_argument("--dry-run", action="store_true", help="print the commands instead; builds nothing")
+    parser.set_defaults(run=run)
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number") from None
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"'{text}' is out of range")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = _number(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("it must be more than 0")
+    return value
+
+
+def _percent(text: str) -> float:
+    value = _number(text)
+    if value >= 100:
+        raise argparse.ArgumentTypeError("it must be below 100")
+    return value
+
+
+def _numbers(text: str) -> list[float]:
+    return list(dict.fromkeys(_number(part) for part in text.split(",")))
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 99:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 1 to 99")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Builds what is missing, boots, reports."""
+    variants = choose([name.strip() for name in args.variant.split(",")])
+    links = [Link(rtt, args.rate, args.jitter, args.loss) for rtt in args.rtt]
+    runs = plan(variants, links, args.runs)
+    if os.geteuid() != 0 and not args.dry_run:
+        raise UserError("the bench makes namespaces, device nodes and mounts", "run it as root (sudo)")
+    for path in (args.json, args.html):
+        _check_output(path)
+    accel, remark = choose_accel(args.accel, virtual=args.clock == "virtual")
+    if remark:
+        print(remark, file=sys.stderr)
+    scene = prepare(args, accel)
+    if args.dry_run:
+        return _print_commands(args, scene, runs)
+    return _measure(args, scene, runs)
+
+
+def _check_output(path: Path | None) -> None:
+    if path is not None and (not path.parent.is_dir() or path.is_dir()):
+        raise UserError(f"{path} cannot be written", "name a file in a directory that exists")
+
+
+def prepare(args: argparse.Namespace, accel: str) -> Scene:
+    """Kernel, image, root and workload, built where they are not there yet.
+
+    Raises:
+        UserError: one of them is not fit, or cannot be built.
+    """
+    from orioncache.bench.image import bench_image  # noqa: PLC0415
+    from orioncache.bench.root import check_root, debian_root, disk_image  # noqa: PLC0415
+    from orioncache.bench.workload import inject  # noqa: PLC0415
+    from orioncache.initramfs.build import build_initramfs  # noqa: PLC0415
+
+    append = [word for text in args.append for word in text.split()]
+    init = next((word.removeprefix("init=") for word in reversed(append) if word.startswith("init=")), None)
+    # What the user gave is checked before minutes are spent on what is ours.
+    if args.root is not None:
+        check_root(args.root, init)
+    kernel = _kernel(args)
+    root = check_root(args.root or debian_root(), init)
+    injection = inject(root, args.workload)
+    initramfs = build_initramfs()
+    return Scene(
+        kernel=kernel,
+        initramfs=initramfs,
+        initrd=bench_image(injection.files, node_image=initramfs),
+        root=root.path,
+        disk=disk_image(root.path),
+        init=injection.init,
+        append=[word for word in append if not word.startswith("init=")],
+        servers=args.servers,
+        accel=accel,
+    )
+
+
+def _kernel(args: argparse.Namespace) -> Path:
+    from orioncache.kernel.build import build_kernel  # noqa: PLC0415
+    from orioncache.kernel.check import check_image  # noqa: PLC0415
+
+    if args.kernel is None:
+        return build_kernel(["bench", *args.fragment], dry_run=args.dry_run).image
+    if args.fragment:
+        raise UserError(
+            "--kernel gives a kernel that is built, --fragment builds one", "leave one of them out"
+        )
+    check_image(args.kernel, ["bench"])
+    return Path(args.kernel)
+
+
+def _clock(name: str) -> Callable[[Scene], AbstractContextManager[Callable[[Run], Machine]]]:
+    from orioncache.bench.virtual import virtual_clock  # noqa: PLC0415
+    from orioncache.bench.wall import wall_clock  # noqa: PLC0415
+
+    return virtual_clock if name == "virtual" else wall_clock
+
+
+def _print_commands(args: argparse.Namespace, scene: Scene, runs: Sequence[Run]) -> int:
+    with _clock(args.clock)(scene) as machine:
+        for each in runs:
+            print(f"# {each.name}")
+            print(command_line(machine(each).command(Path("bench-logs", each.name))))
+    return 0
+
+
+def _measure(args: argparse.Namespace, scene: Scene, runs: Sequence[Run]) -> int:
+    from orioncache.bench import report  # noqa: PLC0415
+    from orioncache.bench.environment import environment  # noqa: PLC0415
+    from orioncache.bench.sample import SCHEMA, Document, write  # noqa: PLC0415
+    from orioncache.bench.session import run_plan  # noqa: PLC0415
+
+    jobs = 1 if args.clock == "wall" else args.jobs or len(os.sched_getaffinity(0))
+    with ExitStack() as stack:
+        logs = args.keep
+        if logs is None:
+            logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orion-bench-")))
+        machine = stack.enter_context(_clock(args.clock)(scene))
+        samples = run_plan(
+            runs,
+            machine,
+            clock=args.clock,
+            servers=args.servers,
+            logs=logs,
+            jobs=min(jobs, len(runs)),
+            timeout=args.timeout,
+            failed=_tell_failure,
+        )
+    document = Document(SCHEMA, environment(args, scene), samples)
+    report.table(document)
+    if args.json is not None:
+        write(document, args.json)
+    if args.html is not None:
+        with replacing(args.html) as file:
+            file.write(report.page(document).encode())
+    failed = [sample for sample in samples if not sample.ok]
+    if not failed:
+        return 0
+    mend = "the console's last lines stand above"
+    raise UserError(
+        f"{len(failed)} of {len(samples)} boots failed; the first: {failed[0].variant}: {failed[0].error}",
+        f"{mend}; whole logs are in {args.keep}" if args.keep else f"{mend}; --keep keeps whole logs",
+    )
+
+
+def _tell_failure(run: Run, outcome: Outcome) -> None:
+    lines = [f"--- {run.name} failed: {outcome.error}"]
+    lines += [f"  workload: {line}" for line in outcome.report.log[-LOG_TAIL:]]
+    lines += [f"  console: {line}" for line in outcome.console]
+    print("\n".join(lines), file=sys.stderr)

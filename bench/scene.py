@@ -1,0 +1,51 @@
+"""What all runs of one bench share: kernel, image, root, workload, size of the guest."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+MIB = 1 << 20
+
+# Besides the root: the kernel, a server's page cache, the node's processes, its overlay and its cache.
+BASE_MEMORY_MB = 1024
+
+# A panic ends QEMU (-no-reboot) and an oops is one; the bench's failure hook has spoken before the guest powers off.
+COMMON_WORDS = ("console=ttyS0", "panic=-1", "oops=panic", "rdinit=/bench/init", "orion.on_failure=poweroff")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """The same for every run.
+
+    Attributes:
+        kernel: bzImage.
+        initramfs: the node's own image.
+        initrd: the same with the bench's behind it.
+        root: the node's root as a directory.
+        disk: the same as an ext4 image.
+        init: path of the root's init.
+        append: what the user adds to the kernel command line.
+        servers: how many.
+        accel: ``tcg`` or ``kvm``.
+    """
+
+    kernel: Path
+    initramfs: Path
+    initrd: Path
+    root: Path
+    disk: Path
+    init: str
+    append: Sequence[str] = ()
+    servers: int = 2
+    accel: str = "tcg"
+
+    @property
+    def memory_mb(self) -> int:
+        """Guest memory (MiB), the same for all variants: `ram` holds the root and reads it from a disk as well."""
+        disk = self.disk.stat().st_size if self.disk.exists() else 0
+        needed = BASE_MEMORY_MB + 2 * disk // MIB
+        return needed + -needed % 256
+
+    def command_line(self, words: Sequence[str]) -> list[str]:
+        """The kernel command line; the user's words come last, where the last one wins."""
+        return [*COMMON_WORDS, f"init={self.init}", *words, *self.append]

@@ -1,0 +1,39 @@
+"""The virtual clock: everything inside one guest, counted in instructions.
+
+Servers are the guest kernel's own nfsd in network namespaces, links are veth pairs with netem (guest/init.sh), and the
+root lies in memory, so that every wait is a timer of the guest's and nothing on the clock is real.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from orioncache.bench.plan import Run
+from orioncache.bench.qemu import Machine
+from orioncache.bench.scene import Scene
+
+# guest/init.sh gives the servers these addresses, and their export is the root of what they serve.
+SERVER_ADDRESS = "10.77.0.{}"
+FIRST_SERVER = 11
+EXPORT = "/"
+
+
+@contextmanager
+def virtual_clock(scene: Scene) -> Iterator[Callable[[Run], Machine]]:
+    """Yields what makes a machine of a run; any number of them can run at the same time."""
+    addresses = [SERVER_ADDRESS.format(FIRST_SERVER + index) for index in range(scene.servers)]
+
+    def machine(run: Run) -> Machine:
+        words = ["bench.clock=virtual", *run.variant.command_line(addresses, EXPORT)]
+        if run.variant.source != "ram":
+            words += [f"bench.servers={scene.servers}", *run.link.command_line()]
+        return Machine(
+            kernel=scene.kernel,
+            initrd=scene.initrd,
+            append=scene.command_line(words),
+            memory_mb=scene.memory_mb,
+            virtual=True,
+            seed=run.number,
+            disk=scene.disk,
+        )
+
+    yield machine
