@@ -150,7 +150,7 @@ def _make_command(tree: Source, work: Path, jobs: int) -> list[str]:
 
 
 def _make_environment(tree: Source) -> dict[str, str]:
-    """Fixed names and dates, so that an image is the same everywhere; ccache without our paths in its keys."""
+    """Fixed names and dates: an image is the same everywhere; and ccache, without our paths in its keys."""
     top = cache_directory("kernel")
     return environment() | {
         "KBUILD_BUILD_TIMESTAMP": f"@{tree.timestamp()}",
