@@ -1,7 +1,8 @@
 """The console's table."""
 
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from orioncache.bench.report.summary import (
@@ -20,10 +21,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 # Where the output is no terminal (a file, a pipe), it is as wide as the table wants.
-PLAIN_WIDTH = 140
+PLAIN_WIDTH = 150
 BAR_WIDTH = 24
-# From this width on there is room for the bars.
-BAR_FROM = 124
+GAP = 2  # blanks between two columns
 COLOURS = {"kernel": "blue", "initramfs": "cyan", "userland": "yellow"}
 
 
@@ -48,50 +48,71 @@ def table(document: Document, console: "Console | None" = None) -> None:
     _show_spread(console, found)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """One column: the lower its rank, the longer it stays when the console is too narrow for all."""
+
+    rank: int
+    header: str
+    cells: Sequence["Text"]
+    style: str = ""
+
+    @property
+    def width(self) -> int:
+        return max(len(self.header), *(cell.cell_len for cell in self.cells))
+
+
+def _columns(found: Sequence[Cell]) -> list[_Column]:
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    def column(rank: int, header: str, text: Callable[[Cell], str], style: str = "") -> _Column:
+        return _Column(rank, header, [Text.from_markup(text(cell)) for cell in found], style)
+
+    def phase(name: str) -> _Column:
+        return column(1, name, lambda cell: seconds(cell.phases_s.get(name)), COLOURS[name])
+
+    columns = [
+        column(0, "variant", lambda cell: escape(cell.variant), "bold"),
+        *(phase(name) for name in PHASES),
+    ]
+    columns.append(column(0, "boot", _boot, "bold"))
+    if any(len(cell.runs) > 1 for cell in found):
+        columns += [column(4, "spread", _spread), column(5, "runs", _runs)]
+    columns.append(column(2, "× nfs", lambda cell: _ratio(cell.to_nfs)))
+    columns.append(column(2, "× ram", lambda cell: _ratio(cell.to_ram)))
+    columns.append(column(3, "NFS calls", lambda cell: _whole(cell.calls)))
+    columns.append(column(3, "MiB read", lambda cell: _tenths(cell.read_mb)))
+    if any(cell.hit_ratio is not None for cell in found):
+        columns.append(column(6, "cache hits", lambda cell: _share(cell.hit_ratio)))
+    columns.append(column(7, "MiB used", lambda cell: _whole(cell.memory_mb)))
+    longest = max((cell.boot_s for cell in found if cell.boot_s is not None), default=0.0)
+    columns.append(_Column(8, " " * BAR_WIDTH, [_bar(cell, longest) for cell in found]))
+    return columns
+
+
 def _show_link(console: "Console", found: Sequence[Cell]) -> None:
-    from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    link = found[0].link
-    grid = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"{link.title} ({link.clock} clock)",
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-        header_style="dim",
-    )
-    repeated = any(len(cell.runs) > 1 for cell in found)
-    bars = console.width >= BAR_FROM
-    cached = any(cell.hit_ratio is not None for cell in found)
-    grid.add_column("variant", no_wrap=True, style="bold")
-    for phase in PHASES:
-        grid.add_column(f"{phase} s", justify="right", no_wrap=True, style=COLOURS[phase])
-    grid.add_column("boot s", justify="right", no_wrap=True, style="bold")
-    if repeated:
-        grid.add_column("spread", justify="right", no_wrap=True)
-        grid.add_column("runs", justify="right", no_wrap=True)
-    for name in ("× nfs", "× ram", "NFS calls", "MiB read"):
-        grid.add_column(name, justify="right", no_wrap=True)
-    if cached:
-        grid.add_column("hits", justify="right", no_wrap=True)
-    grid.add_column("used MiB", justify="right", no_wrap=True)
-    if bars:
-        grid.add_column("", no_wrap=True, width=BAR_WIDTH)
-    longest = max((cell.boot_s for cell in found if cell.boot_s is not None), default=0.0)
-    for cell in found:
-        row: list[str | Text] = [cell.variant, *(seconds(cell.phases_s.get(phase)) for phase in PHASES)]
-        row.append(seconds(cell.boot_s) if cell.boot_s is not None else "[red]failed[/]")
-        if repeated:
-            row += [_spread(cell), _runs(cell)]
-        row += [_ratio(cell.to_nfs), _ratio(cell.to_ram), _whole(cell.calls), _tenths(cell.read_mb)]
-        if cached:
-            row.append(f"{100 * cell.hit_ratio:.0f}%" if cell.hit_ratio is not None else "")
-        row.append(_whole(cell.memory_mb))
-        if bars:
-            row.append(_bar(cell, longest))
+    columns = _columns(found)
+    while sum(column.width + GAP for column in columns) - GAP > console.width and len(columns) > 2:
+        columns.remove(max(columns, key=lambda column: column.rank))
+    grid = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="dim")
+    for column in columns:
+        left = column.header.isspace() or column.header == "variant"
+        grid.add_column(
+            column.header,
+            justify="left" if left else "right",
+            style=column.style,
+            min_width=column.width,
+            no_wrap=True,
+        )
+    for row in zip(*(column.cells for column in columns), strict=True):
         grid.add_row(*row)
+    link = found[0].link
+    console.print(f"[bold]{link.title}[/] [dim]({link.clock} clock, seconds)[/]")
     console.print(grid)
+    console.print()
 
 
 def _bar(cell: Cell, longest: float) -> "Text":
@@ -133,6 +154,10 @@ def _show_spread(console: "Console", found: Sequence[Cell]) -> None:
     console.print(text)
 
 
+def _boot(cell: Cell) -> str:
+    return seconds(cell.boot_s) if cell.boot_s is not None else "[red]failed[/]"
+
+
 def _spread(cell: Cell) -> str:
     if cell.spread is None:
         return "–"
@@ -148,6 +173,10 @@ def _runs(cell: Cell) -> str:
 
 def _ratio(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f}%"
 
 
 def _whole(value: float | None) -> str:
