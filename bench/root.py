@@ -16,7 +16,8 @@ from orioncache.progress import step
 SUITE = "bookworm"
 
 # What PID 1 is made of, by the name of its family.
-INITS = {"runit": ["runit-init"], "systemd": ["systemd-sysv"], "sysvinit": ["sysvinit-core"]}
+# systemd waits 90 s for a serial console that no udev has announced.
+INITS = {"runit": ["runit-init"], "systemd": ["systemd-sysv", "udev"], "sysvinit": ["sysvinit-core"]}
 PACKAGES = ["nginx", "openssh-server", "python3"]
 
 # Left out at unpacking, so that the tree holds only what a node could read. Copyright files stay.
