@@ -19,8 +19,72 @@ HERE = Path(__file__).resolve().parent
 LIMIT = 8_000_000  # bytes: what the image may have at most
 LEVEL = 19  # zstd's; the window is 8 MiB, and the kernel takes up to 128
 
-# Applets with a path of their own: the kernel looks for /bin/sh, which finds all others inside of busybox.
-APPLETS = ("sh",)
+# What init and the scripts call, and what people want in a rescue shell (all others: "busybox NAME").
+APPLETS = (
+    *(
+        "cttyhack",
+        "halt",
+        "ip",
+        "mkdir",
+        "mount",
+        "poweroff",
+        "reboot",
+        "setsid",
+        "sh",
+        "sleep",
+        "udhcpc",
+        "usleep",
+    ),
+    *(
+        "arp",
+        "cat",
+        "chmod",
+        "chroot",
+        "cp",
+        "date",
+        "dd",
+        "df",
+        "dmesg",
+        "du",
+        "env",
+        "find",
+        "free",
+        "grep",
+        "head",
+    ),
+    *(
+        "hexdump",
+        "hostname",
+        "id",
+        "kill",
+        "less",
+        "ln",
+        "ls",
+        "mknod",
+        "mv",
+        "nc",
+        "nslookup",
+        "ping",
+        "ping6",
+        "ps",
+    ),
+    *(
+        "pwd",
+        "readlink",
+        "rm",
+        "rmdir",
+        "sed",
+        "sort",
+        "stat",
+        "stty",
+        "sync",
+        "tail",
+        "top",
+        "touch",
+        "traceroute",
+    ),
+    *("tr", "umount", "uname", "vi", "wc", "wget"),
+)
 TOOLS = ("nfsmount", "switchroot")
 EMPTY = ("dev", "hooks", "proc", "root", "run", "sys", "sysroot", "usr/lib/python{version}/lib-dynload")
 BUSYBOX = Path("/bin/busybox")

@@ -32,5 +32,5 @@ die() {
     sleep $RESTART_DELAY
     reboot -f
     # Only if the kernel refuses all that: the first process must not end.
-    while :; do sleep 3600; done
+    while sleep 3600; do :; done
 }
