@@ -1,10 +1,10 @@
 """Going to the background once the work is under way, and not before."""
 
 import contextlib
+import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 
 from orioncache.errors import UserError
@@ -48,7 +48,8 @@ def run_in_background(
         with contextlib.suppress(OSError):
             os.write(writing, f"{error.message}{_BETWEEN}{error.mend}".encode())
     except BaseException:
-        traceback.print_exc()
+        # Logged, for once it is ready there is no standard error; and the parent's code must not run on here.
+        logging.getLogger("orioncache").exception("the cache failed")
     finally:
         os._exit(code)
 

@@ -63,7 +63,10 @@ def _serve(sources: Sequence[str], mountpoint: str, ready: Callable[[], None]) -
     _log_to_kernel()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    native.lock_memory()
+    try:
+        native.lock_memory()
+    except OSError as error:
+        logging.getLogger("orioncache").warning("memory is not locked: %s", error.strerror)
     cache = Cache(sources, mountpoint, settings, ProcPaths(from_working_directory=True))
 
     async def run() -> None:
@@ -91,8 +94,10 @@ def _rename(name: bytes) -> None:
     # end.
     fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
     begin, end = int(fields[45]), int(fields[46])
+    if end - begin <= len(name):
+        return
     ctypes.memset(begin, 0, end - begin)
-    ctypes.memmove(begin, name[: end - begin - 1], min(len(name), end - begin - 1))
+    ctypes.memmove(begin, name, len(name))
     ctypes.CDLL(None).prctl(_PR_SET_NAME, name.lstrip(b"@"), 0, 0, 0)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -46,8 +47,11 @@ class ControlServer:
         try:
             Path(self.path).parent.mkdir(parents=True, exist_ok=True)
             _remove_stale(self.path)
-            self._socket.bind(self.path)
-            Path(self.path).chmod(0o600)
+            mask = os.umask(0o177)
+            try:
+                self._socket.bind(self.path)
+            finally:
+                os.umask(mask)
         except OSError as error:
             self._socket.close()
             raise UserError(
@@ -79,11 +83,14 @@ class ControlServer:
                     client.sendall(json.dumps(self._answer(_request(client))).encode() + b"\n")
                 except OSError as error:
                     log.debug("control client: %s", error)
+                except Exception:
+                    # A bug costs the request that met it: the next one must be answered again.
+                    log.exception("control request failed")
 
     def _answer(self, request: bytes) -> dict[str, object]:
         try:
             asked = json.loads(request)["op"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return {"error": 'a request is {"op": "…"} in one line'}
         if asked == "status":
             return self._status()

@@ -8,13 +8,15 @@ import os
 import stat
 from collections.abc import Iterator
 
+from orioncache import native
 from orioncache.store import file_version
 from orioncache.upstream import Opened, Place, Server
 
 ROOT_NUMBER = 1
 
-# Numbers for inodes whose own number is taken: by the root, by a file on another mounted file system, or by
-# another server's. Below 2^48, so that overlayfs has bits to spare for its own use.
+# Numbers from here up to twice as much are for inodes whose own number is larger, or is taken: by the root,
+# by another server's file, or by one on another file system. overlayfs has bits to spare for its own use
+# above them.
 SPARE_NUMBERS = 1 << 47
 
 # Which file an inode is: server's index, device, inode number there.
@@ -30,7 +32,7 @@ class Inode:
         place: a name under which it was seen last.
         home: the server whose attributes these are.
         attributes: as the home server gave them.
-        fetched: when they were last confirmed, in the event loop's seconds.
+        fetched: when they were last asked for and confirmed, in the event loop's seconds.
         identities: which file it is on each server that it was seen on.
         names: (number of the directory, name) of each name that it was seen under.
         lookups: how often the kernel counts it; it is forgotten at zero, once it is not open.
@@ -92,11 +94,14 @@ class Inode:
         )
 
     def update(self, server: Server, attributes: os.stat_result, now: float) -> None:
-        """Takes attributes that a server has just given.
+        """Takes attributes that a server gave when it was asked at ``now``, unless newer ones are known.
 
         Another server's are not taken, only taken as a sign that ours still hold: copies differ in inode
         numbers and change times, which nobody should see change when a server fails.
         """
+        if now < self.fetched:
+            # Calls may end in another order than they began.
+            return
         self.fetched = now
         if server is self.home:
             if stamps(attributes) != stamps(self.attributes):
@@ -132,7 +137,6 @@ class InodeTable:
         self._by_number: dict[int, Inode] = {}
         self._by_identity: dict[Identity, Inode] = {}
         self._by_name: dict[tuple[int, bytes], Inode] = {}
-        self._next_spare = SPARE_NUMBERS
         self.root = Inode(ROOT_NUMBER, Place(), home, attributes, now)
         self.root.lookups = 1
         self._by_number[ROOT_NUMBER] = self.root
@@ -188,6 +192,16 @@ class InodeTable:
             self._by_name[key] = inode
             inode.names.add(key)
         return inode
+
+    def parent(self, inode: Inode) -> Inode:
+        """A directory that it was seen in; the inode itself if that is not known any more."""
+        return next(
+            (self._by_number[number] for number, _ in inode.names if number in self._by_number), inode
+        )
+
+    def shown_number(self, inode: Inode) -> int:
+        """The number that users shall see: the kernel's own for the root is always 1."""
+        return self.root.attributes.st_ino if inode is self.root else inode.number
 
     def count(self, inode: Inode) -> None:
         """The kernel is told of it once more."""
@@ -260,5 +274,9 @@ class InodeTable:
         )
         if own and number not in self._by_number:
             return number
-        self._next_spare += 1
-        return self._next_spare
+        # The same one each time that the file is seen, also after the kernel has forgotten it meanwhile.
+        folded = int.from_bytes(native.digest(b"%d %d" % (attributes.st_dev, number))[:8], "little")
+        spare = SPARE_NUMBERS + folded % SPARE_NUMBERS
+        while spare in self._by_number:
+            spare = SPARE_NUMBERS + (spare + 1) % SPARE_NUMBERS
+        return spare

@@ -4,13 +4,25 @@ import collections
 import errno
 import os
 import stat
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import trio
 
 from orioncache import native
 from orioncache.fs.inodes import Inode, InodeTable, same_object, stamps
 from orioncache.fs.reader import BlockReader, Fetched
-from orioncache.upstream import Listing, Opened, Place, ReplicaDiffersError, Server, UpstreamSet
+from orioncache.upstream import (
+    Listing,
+    Opened,
+    Place,
+    ReplacedError,
+    ReplicaDiffersError,
+    Server,
+    UpstreamSet,
+)
+
+T = TypeVar("T")
 
 # Files whose source is kept open after the last one closed them: opening it again would ask the server.
 KEPT_OPEN = 512
@@ -63,13 +75,14 @@ class LiveTree:
         self.has_acls = ACL_XATTR in kinds
 
     async def lookup(self, parent: Inode, name: bytes) -> Inode | None:
-        """What has this name in a directory; None if nothing has. To be counted at once by the caller."""
+        """What has this name in a directory; None if nothing has. To be counted or released at once."""
         place = Place(parent.place, name)
+        asked = trio.current_time()
         try:
             server, attributes = await self._upstreams.call(lambda server: server.stat(place))
         except FileNotFoundError:
             return None
-        return self.table.remember(parent, name, server, attributes, trio.current_time())
+        return self.table.remember(parent, name, server, attributes, asked)
 
     async def refresh(self, inode: Inode) -> None:
         """Sees to it that the attributes are not older than the TTL.
@@ -77,34 +90,30 @@ class LiveTree:
         Raises:
             OSError: ESTALE if the file is not where it was; the kernel then looks its name up again.
         """
-        if trio.current_time() - inode.fetched < self.ttl:
+        asked = trio.current_time()
+        if asked - inode.fetched < self.ttl:
             return
-        if inode.opened is not None and inode.opened.server is inode.home:
-            # An open file is asked itself: it may have lost its name.
-            opened = inode.opened
-            server, attributes = await self._upstreams.call(
-                lambda server: _stat_opened(server, opened, inode.place)
-            )
-        else:
-            server, attributes = await self._upstreams.call(lambda server: server.stat(inode.place))
-        self.table.confirm(inode, server, attributes, trio.current_time())
+        opened = inode.opened
+        server, attributes = await self._ask(inode, lambda server: _stat(server, inode, opened))
+        self.table.confirm(inode, server, attributes, asked)
 
     async def target(self, inode: Inode) -> bytes:
         """A symlink's target."""
         if inode.target is not None and stamps(inode.target[0]) == stamps(inode.attributes):
             return inode.target[1]
-        _, target = await self._upstreams.call(lambda server: server.read_link(inode.place))
-        inode.target = (inode.attributes, target)
+        attributes = inode.attributes
+        _, target = await self._ask(inode, lambda server: server.read_link(inode.place))
+        inode.target = (attributes, target)
         return target
 
     async def xattr(self, inode: Inode, name: bytes) -> bytes:
         """The value of an extended attribute."""
-        _, value = await self._upstreams.call(lambda server: server.get_xattr(inode.place, name))
+        _, value = await self._ask(inode, lambda server: server.get_xattr(inode.place, name))
         return value
 
     async def xattrs(self, inode: Inode) -> list[bytes]:
         """The names of the extended attributes."""
-        _, names = await self._upstreams.call(lambda server: server.list_xattrs(inode.place))
+        _, names = await self._ask(inode, lambda server: server.list_xattrs(inode.place))
         return [name for name in names if name not in HIDDEN_XATTRS]
 
     async def statvfs(self) -> os.statvfs_result:
@@ -126,17 +135,19 @@ class LiveTree:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         inode.handles += 1
         try:
-            if inode.opened is None:
-                inode.opened = await self._open_source(inode)
-            else:
+            if inode.opened is not None:
                 await self.refresh(inode)
+            # If it changed, it may on NFS be another file with the number of one that is gone. But where opening
+            # fails, others may still be reading from what is open.
+            if inode.opened is None or stamps(inode.opened.attributes) != stamps(inode.attributes):
+                inode.opened = await self._open_source(inode)
         except BaseException:
             self.close(inode)
             raise
         self._idle.pop(inode, None)
 
     def close(self, inode: Inode) -> None:
-        """Ends what :meth:`open` or :meth:`begin_listing` began."""
+        """Ends what :meth:`open` or opening a directory began."""
         inode.handles -= 1
         if inode.handles == 0 and inode.opened is not None and inode.lookups > 0:
             self._idle[inode] = None
@@ -162,65 +173,101 @@ class LiveTree:
         end = min(offset + length, inode.attributes.st_size)
         return await self._reader.read(version, offset, end, fetch)
 
-    async def begin_listing(self, inode: Inode) -> Listing:
-        """Begins to read a directory."""
-        _, listing = await self._upstreams.call(lambda server: server.begin_listing(inode.place))
-        return listing
+    async def next_entries(
+        self, inode: Inode, listing: Listing | None, known: Sequence[bytes]
+    ) -> tuple[Listing, list[tuple[bytes, os.stat_result]], bool]:
+        """The next names of a directory, with attributes, and whether they are the last ones.
 
-    async def next_entries(self, listing: Listing) -> list[tuple[bytes, os.stat_result]]:
-        """The next names of a directory; none at its end.
-
-        A directory that is half read cannot be carried on with on another server: if this one fails, that
-        stands.
+        Args:
+            inode: the directory.
+            listing: from the last call; None to begin, or after an error. Not to be used again if this fails.
+            known: the names that came before, which are left out where another listing takes over.
         """
-        _, batch = await self._upstreams.call(lambda server: _next_entries(server, listing))
-        return batch
+        held = [] if listing is None else [listing]
+
+        def work(server: Server) -> tuple[Listing, list[tuple[bytes, os.stat_result]]]:
+            going_on = held.pop() if held and held[0].server is server else None
+            if going_on is not None:
+                return going_on, going_on.next(LISTED_AT_ONCE, ())
+            begun = server.begin_listing(inode.place)
+            return begun, begun.next(LISTED_AT_ONCE, frozenset(known))
+
+        _, (listing, batch) = await self._ask(inode, work)
+        return listing, batch, len(batch) < LISTED_AT_ONCE
+
+    async def _ask(
+        self, inode: Inode, work: Callable[[Server], T], *, reading: bool = False
+    ) -> tuple[Server, T]:
+        """Has a server do work on a known inode.
+
+        The name that it goes by may be gone while the inode has others, or has moved: ESTALE has the kernel
+        look it up again, and only that lookup can say that a name does not exist.
+        """
+        try:
+            return await self._upstreams.call(work, reading=reading)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ReplacedError from None
 
     async def _open_source(self, inode: Inode) -> Opened:
-        server, opened = await self._upstreams.call(lambda server: self._open_same(server, inode))
-        self.table.confirm(inode, server, opened.attributes, trio.current_time())
+        asked = trio.current_time()
+        server, opened = await self._ask(inode, lambda server: self._open_same(server, inode))
+        self.table.confirm(inode, server, opened.attributes, asked)
         return opened
 
     def _open_same(self, server: Server, inode: Inode) -> Opened:
         """Opens what stands in an inode's place, if it still is that inode. Blocks."""
         opened = server.open(inode.place)
         if not self.table.is_same(inode, server, opened.attributes):
-            if server is inode.home:
-                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-            raise ReplicaDiffersError
+            raise ReplacedError if server is inode.home else ReplicaDiffersError
         return opened
+
+    def _read_source(
+        self, server: Server, inode: Inode, offset: int, length: int
+    ) -> tuple[Opened, bytes, os.stat_result]:
+        """Reads from the source that is open, or opens it first. Blocks."""
+        opened = inode.opened
+        if opened is not None and opened.server is server:
+            try:
+                return opened, *opened.read(offset, length)
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
+        opened = self._open_same(server, inode)
+        return opened, *opened.read(offset, length)
 
     async def _fetch(self, inode: Inode, version: bytes, offset: int, length: int) -> Fetched:
         """Reads blocks from the source that is open, or from another server's copy of it."""
         block_size = self._reader.block_size
 
         def work(server: Server) -> tuple[Opened, list[tuple[bytes, bytes]], os.stat_result]:
-            opened = inode.opened
-            if opened is None or opened.server is not server:
-                opened = self._open_same(server, inode)
-            data, attributes = opened.read(offset, length)
+            opened, data, attributes = self._read_source(server, inode, offset, length)
             if server is not inode.home and not same_object(inode.attributes, attributes):
                 raise ReplicaDiffersError
+            if len(data) < min(length, attributes.st_size - offset):
+                # Never to be shown: the kernel would fill it up with zeros.
+                raise OSError(errno.EIO, f"it gave only a part of {inode.place.path()}")
             blocks = [data[at : at + block_size] for at in range(0, len(data), block_size)]
             return opened, [(block, native.digest(block)) for block in blocks], attributes
 
-        server, (opened, blocks, attributes) = await self._upstreams.call(work, reading=True)
+        asked = trio.current_time()
+        server, (opened, blocks, attributes) = await self._ask(inode, work, reading=True)
         server.reads += 1
         server.bytes_read += sum(len(block) for block, _ in blocks)
         if inode.handles > 0:
             inode.opened = opened
-        self.table.confirm(inode, server, attributes, trio.current_time())
+        self.table.confirm(inode, server, attributes, asked)
         return Fetched(blocks, keep=inode.version == version)
 
 
-def _stat_opened(server: Server, opened: Opened, place: Place) -> os.stat_result:
-    return os.fstat(opened.fd) if opened.server is server else server.stat(place)
-
-
-def _next_entries(server: Server, listing: Listing) -> list[tuple[bytes, os.stat_result]]:
-    if listing.server is not server:
-        raise ReplicaDiffersError
-    return listing.next(LISTED_AT_ONCE)
+def _stat(server: Server, inode: Inode, opened: Opened | None) -> os.stat_result:
+    """The attributes of an inode; of the open file itself if there is one, for it may have lost its name."""
+    if opened is not None and opened.server is server and server is inode.home:
+        try:
+            return os.fstat(opened.fd)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+    return server.stat(inode.place)
 
 
 def _xattr_kinds(server: Server) -> set[bytes]:

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import pyfuse3
 import trio
 
+from orioncache.fs.directories import OpenDirectory
 from orioncache.fs.inodes import ROOT_NUMBER, Inode
 from orioncache.fs.live import LiveTree
-from orioncache.upstream import Listing
 
 log = logging.getLogger(__name__)
 
@@ -53,33 +53,6 @@ def _refusal(name: str) -> Callable[..., Awaitable[None]]:
     return handler
 
 
-class _OpenDirectory:
-    """A directory that is being listed.
-
-    Offsets are positions in the order in which names came from the source; what came once keeps its position
-    until the directory is closed or read from its beginning again.
-
-    Attributes:
-        inode: the directory.
-        listing: the source; None before the first name was asked for.
-        names: all names so far, in order.
-        window: the entries of the last batch, which are the last ones of ``names``.
-        complete: whether ``names`` has all.
-    """
-
-    def __init__(self, inode: Inode) -> None:
-        self.inode = inode
-        self.lock = trio.Lock()
-        self.rewind()
-
-    def rewind(self) -> None:
-        """Begins anew."""
-        self.listing: Listing | None = None
-        self.names: list[bytes] = []
-        self.window: list[tuple[bytes, os.stat_result]] = []
-        self.complete = False
-
-
 class Operations(pyfuse3.Operations):  # type: ignore[misc]
     """The handlers of a read-only mount of a :class:`~orioncache.fs.live.LiveTree`.
 
@@ -98,7 +71,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         self.ready = trio.Event()
         self._tree = tree
         self._files: dict[int, Inode] = {}
-        self._directories: dict[int, _OpenDirectory] = {}
+        self._directories: dict[int, OpenDirectory] = {}
         self._next_handle = 0
 
     def init(self) -> None:
@@ -131,7 +104,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         attributes = self._attributes(inode)
         if number == ROOT_NUMBER:
             # The kernel's number for the root is always 1, but users may see the source's.
-            attributes.st_ino = inode.attributes.st_ino
+            attributes.st_ino = self._tree.table.shown_number(inode)
         return attributes
 
     @_handler
@@ -168,17 +141,13 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         inode = self._tree.table.get(number)
         inode.handles += 1
         handle = self._new_handle()
-        self._directories[handle] = _OpenDirectory(inode)
+        self._directories[handle] = OpenDirectory(self._tree, inode)
         return handle
 
     @_handler
     async def readdir(self, handle: int, start: int, token: pyfuse3.ReaddirToken) -> None:
         """Entries from position ``start`` on, with attributes, as many as fit."""
-        directory = self._directories[handle]
-        async with directory.lock:
-            if start == 0 and directory.names:
-                directory.rewind()
-            await self._reply_entries(directory, start, token)
+        await self._reply_entries(self._directories[handle], start, token)
 
     @_handler
     async def releasedir(self, handle: int) -> None:
@@ -232,7 +201,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         had = inode.attributes
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = inode.number
-        entry.entry_timeout = entry.attr_timeout = self._tree.ttl
+        left = max(0.0, inode.fetched + self._tree.ttl - trio.current_time())
+        entry.entry_timeout = entry.attr_timeout = left
         entry.st_mode = had.st_mode
         entry.st_nlink = had.st_nlink
         entry.st_uid = had.st_uid
@@ -246,52 +216,30 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         entry.st_ctime_ns = had.st_ctime_ns
         return entry
 
-    async def _reply_entries(
-        self, directory: _OpenDirectory, start: int, token: pyfuse3.ReaddirToken
-    ) -> None:
-        """Replies with entries until the buffer is full. Positions 0 and 1 are ``.`` and ``..``."""
+    async def _reply_entries(self, directory: OpenDirectory, start: int, token: pyfuse3.ReaddirToken) -> None:
+        """Replies with entries until the buffer is full. Offsets 0 and 1 are ``.`` and ``..``."""
         table = self._tree.table
-        position = start
-        while position < 2:
+        offset = start
+        while offset < 2:
             # The kernel takes only type and number from these two, and counts no lookup.
-            if not pyfuse3.readdir_reply(
-                token, b"."[:1] * (position + 1), self._attributes(directory.inode), position + 1
-            ):
+            dots = self._attributes(directory.inode)
+            inode = directory.inode if offset == 0 else table.parent(directory.inode)
+            dots.st_ino = table.shown_number(inode)
+            if not pyfuse3.readdir_reply(token, b"." * (offset + 1), dots, offset + 1):
                 return
-            position += 1
+            offset += 1
         while True:
             try:
-                found = await self._entry(directory, position - 2)
+                found = await directory.entry(offset - 2, rewind=start == 0 and offset == 2)
             except OSError:
-                if position > max(start, 2):
-                    return  # What was found goes out; the error comes again with the next request.
+                if offset > max(start, 2):
+                    return  # What was found goes out; the next request meets the error again, or none.
                 raise
             if found is None:
                 return
-            name, attributes = found
-            assert directory.listing is not None
-            inode = table.remember(
-                directory.inode, name, directory.listing.server, attributes, trio.current_time()
-            )
-            if not pyfuse3.readdir_reply(token, name, self._attributes(inode), position + 1):
+            position, name, inode = found
+            if not pyfuse3.readdir_reply(token, name, self._attributes(inode), position + 3):
                 table.release(inode)
                 return
             table.count(inode)
-            position += 1
-
-    async def _entry(self, directory: _OpenDirectory, index: int) -> tuple[bytes, os.stat_result] | None:
-        """The entry at a position; None beyond the end."""
-        if directory.listing is None:
-            directory.listing = await self._tree.begin_listing(directory.inode)
-        while index >= len(directory.names) and not directory.complete:
-            directory.window = await self._tree.next_entries(directory.listing)
-            directory.names += [name for name, _ in directory.window]
-            directory.complete = not directory.window
-        if index >= len(directory.names):
-            return None
-        in_window = index - (len(directory.names) - len(directory.window))
-        if in_window >= 0:
-            return directory.window[in_window]
-        # Somebody went back: that name's attributes are not kept.
-        inode = await self._tree.lookup(directory.inode, directory.names[index])
-        return None if inode is None else (directory.names[index], inode.attributes)
+            offset = position + 3

@@ -28,6 +28,12 @@ log = logging.getLogger("orioncache")
 DESCRIPTORS = 65536
 
 
+# Requests that are worked on at the same time: those that wait for a dead server must not hold up the others.
+# And tasks that wait for the next ones.
+TASKS = 1000
+IDLE_TASKS = 8
+
+
 class Cache:
     """One running cache.
 
@@ -80,7 +86,7 @@ class Cache:
                     if stop_on:
                         await nursery.start(self._stop_on, stop_on, mount)
                     nursery.start_soon(self._announce, mount, ready)
-                    await pyfuse3.main()
+                    await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=TASKS)
                     nursery.cancel_scope.cancel()
             finally:
                 mount.close()

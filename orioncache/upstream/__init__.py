@@ -1,7 +1,7 @@
 """The servers that a tree is read from, and which of them is asked."""
 
 from orioncache.upstream.place import Place
-from orioncache.upstream.server import Listing, Opened, ProcPaths, Server, ServerState
+from orioncache.upstream.server import Listing, Opened, ProcPaths, ReplacedError, Server, ServerState
 from orioncache.upstream.servers import ReplicaDiffersError, UpstreamSet, rank
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Opened",
     "Place",
     "ProcPaths",
+    "ReplacedError",
     "ReplicaDiffersError",
     "Server",
     "ServerState",

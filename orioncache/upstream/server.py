@@ -13,7 +13,7 @@ import queue
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import TypeVar
 
 import trio
@@ -69,6 +69,41 @@ class ProcPaths:
         return b"%s%d" % (self.prefix, fd)
 
 
+class ReplacedError(OSError):
+    """Something else stands where a file was: ESTALE, so that the kernel looks its name up again."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+class _Slot:
+    """A limiter for one call that has its slot already; handed to trio, which gives the slot back.
+
+    Invariant: the slot is given back once, when the thread ends, or by :meth:`unless_started`.
+    """
+
+    def __init__(self, limiter: trio.CapacityLimiter) -> None:
+        self._limiter = limiter
+        self._started = False
+
+    async def acquire(self) -> None:
+        """Waits for a slot."""
+        await self._limiter.acquire_on_behalf_of(self)
+
+    async def acquire_on_behalf_of(self, _: object) -> None:
+        """Called by trio just before the thread starts."""
+        self._started = True
+
+    def release_on_behalf_of(self, _: object) -> None:
+        """Called by trio when the thread has ended, abandoned or not."""
+        self._limiter.release_on_behalf_of(self)
+
+    def unless_started(self) -> None:
+        """Gives the slot back if trio never took it over."""
+        if not self._started:
+            self._limiter.release_on_behalf_of(self)
+
+
 class _Directory:
     """An O_PATH descriptor that closes when nobody uses it any more; that never asks a server."""
 
@@ -120,13 +155,19 @@ class Listing:
         self._directory = _Directory(fd)
         self._entries: Iterator[os.DirEntry[str]] = os.scandir(fd)
 
-    def next(self, count: int) -> list[tuple[bytes, os.stat_result]]:
-        """The next names with their attributes, at most ``count``; none at the end. Blocks."""
+    def next(self, count: int, known: Container[bytes]) -> list[tuple[bytes, os.stat_result]]:
+        """The next names that are not known yet, with their attributes; fewer than ``count`` only at the end.
+
+        Blocks. After an error the listing is of no use any more.
+        """
         batch: list[tuple[bytes, os.stat_result]] = []
         for entry in self._entries:
+            name = os.fsencode(entry.name)
+            if name in known:
+                continue
             # A name may go between being listed and being looked at.
             with contextlib.suppress(FileNotFoundError):
-                batch.append((os.fsencode(entry.name), entry.stat(follow_symlinks=False)))
+                batch.append((name, entry.stat(follow_symlinks=False)))
             if len(batch) == count:
                 break
         return batch
@@ -173,6 +214,7 @@ class Server:
         self._metadata_threads = trio.CapacityLimiter(readers)
         self._reading_threads = trio.CapacityLimiter(readers)
         self.calls = self.reads = self.bytes_read = self.errors = self.timeouts = 0
+        self._last_end = time.monotonic()
         self._latencies: collections.deque[float] = collections.deque(maxlen=LATENCIES)
         self.closing: queue.SimpleQueue[int] = queue.SimpleQueue()
         threading.Thread(target=self._close_files, name=f"close-{index}", daemon=True).start()
@@ -186,27 +228,53 @@ class Server:
 
         Args:
             work: what to do; it blocks.
-            patience: seconds, waiting for a free thread included.
+            patience: seconds from when it runs; and how long all threads may be busy without any call's end.
             reading: whether it reads file content, for which there are threads of their own.
 
         Raises:
             OSError: from ``work``; ETIMEDOUT after ``patience``.
         """
-        limiter = self._reading_threads if reading else self._metadata_threads
-        started = time.monotonic()
+        slot = _Slot(self._reading_threads if reading else self._metadata_threads)
         self.calls += 1
+        await self._wait_for(slot, patience)
         try:
             with trio.fail_after(patience):
-                return await trio.to_thread.run_sync(work, self, abandon_on_cancel=True, limiter=limiter)
+                return await trio.to_thread.run_sync(
+                    self._timed,
+                    work,
+                    abandon_on_cancel=True,
+                    limiter=slot,  # type: ignore[arg-type]  # It is annotated with trio's own class.
+                )
         except trio.TooSlowError:
-            self.timeouts += 1
-            raise OSError(errno.ETIMEDOUT, f"no answer within {patience:g} s") from None
+            raise self._too_slow(patience) from None
         finally:
-            self._latencies.append(time.monotonic() - started)
+            slot.unless_started()
+
+    async def _wait_for(self, slot: _Slot, patience: float) -> None:
+        """Waits for a thread as long as calls end now and then: much to do makes no dead server."""
+        asked = time.monotonic()
+        while True:
+            with trio.move_on_after(patience):
+                await slot.acquire()
+                return
+            if time.monotonic() - max(asked, self._last_end) >= patience:
+                raise self._too_slow(patience)
+
+    def _too_slow(self, patience: float) -> OSError:
+        self.timeouts += 1
+        return OSError(errno.ETIMEDOUT, f"no answer within {patience:g} s")
+
+    def _timed(self, work: Callable[["Server"], T]) -> T:
+        started = time.monotonic()
+        try:
+            return work(self)
+        finally:
+            self._last_end = time.monotonic()
+            self._latencies.append(self._last_end - started)
 
     def latency_ms(self) -> dict[str, float]:
-        """Quantiles ``p50`` and ``p95`` over the last calls, in milliseconds; zeros before the first."""
-        sample = sorted(self._latencies)
+        """Quantiles ``p50`` and ``p95`` over the last calls that ended, in milliseconds; or zeros."""
+        sample = sorted(self._latencies.copy())
         if not sample:
             return {"p50": 0.0, "p95": 0.0}
         return {
@@ -257,7 +325,7 @@ class Server:
         try:
             attributes = os.fstat(found)
             if not stat.S_ISREG(attributes.st_mode):
-                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+                raise ReplacedError
             return Opened(self, self._open_anew(found), attributes)
         finally:
             os.close(found)

@@ -5,10 +5,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import trio
+
 from orioncache.events import Events
-from orioncache.upstream.server import Server, ServerState
+from orioncache.upstream.server import ReplacedError, Server, ServerState
 
 T = TypeVar("T")
+
+# Seconds for which servers that do not answer are asked in turn before a call fails: what an NFS mount with
+# softerr and default timeouts would wait.
+GIVE_UP = 180.0
 
 # Errors that speak of the server or of the way to it; all others are answers about the file.
 SERVER_ERRORS = frozenset(
@@ -62,7 +68,7 @@ class UpstreamSet:
         """
         self.servers = list(servers)
         self.current = self.servers[0]
-        self._read_timeout = read_timeout
+        self._patience = read_timeout if len(self.servers) > 1 else math.inf
         self._events = events
 
     async def call(self, work: Callable[[Server], T], *, reading: bool = False) -> tuple[Server, T]:
@@ -80,36 +86,39 @@ class UpstreamSet:
             failure.
         """
         failure: OSError | None = None
-        order = rank(self.servers, self.current)
-        for server in order:
-            patience = math.inf if server is order[-1] else self._read_timeout
-            try:
-                answer = await self._ask(server, work, patience, reading)
-            except OSError as error:
-                if error.errno != errno.ESTALE and error.errno not in SERVER_ERRORS:
+        give_up = trio.current_time() + GIVE_UP
+        while True:
+            timed_out = False
+            for server in rank(self.servers, self.current):
+                try:
+                    answer = await self._ask(server, work, reading)
+                except OSError as error:
+                    if error.errno != errno.ESTALE and error.errno not in SERVER_ERRORS:
+                        self._answered(server)
+                        raise
+                    # Stale handles and differing copies are about one file: they cost a server no trust.
+                    if error.errno != errno.ESTALE:
+                        self._failed(server, error)
+                    timed_out = timed_out or error.errno == errno.ETIMEDOUT
+                    failure = failure or error
+                else:
                     self._answered(server)
-                    raise
-                # Stale handles and differing copies are about one file: they cost a server no trust.
-                if error.errno != errno.ESTALE:
-                    self._failed(server, error)
-                failure = failure or error
-            else:
-                self._answered(server)
-                return server, answer
-        assert failure is not None
-        raise failure
+                    return server, answer
+            if not timed_out or trio.current_time() >= give_up:
+                assert failure is not None
+                raise failure
 
-    async def _ask(self, server: Server, work: Callable[[Server], T], patience: float, reading: bool) -> T:
+    async def _ask(self, server: Server, work: Callable[[Server], T], reading: bool) -> T:
         try:
-            return await server.call(work, patience=patience, reading=reading)
-        except ReplicaDiffersError:
+            return await server.call(work, patience=self._patience, reading=reading)
+        except (ReplicaDiffersError, ReplacedError):
             raise
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise
         # Perhaps only a directory that we hold open was replaced: look it up again, once.
         server.forget_directories()
-        return await server.call(work, patience=patience, reading=reading)
+        return await server.call(work, patience=self._patience, reading=reading)
 
     def _failed(self, server: Server, error: OSError) -> None:
         if error.errno != errno.ETIMEDOUT:

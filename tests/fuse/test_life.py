@@ -43,9 +43,9 @@ def tree(tmp_path: Path) -> Path:
 def test_background_until_unmounted(tree: Path, tmp_path: Path) -> None:
     point = tmp_path / "point"
     point.mkdir()
-    done = _orion("mount", tree, point)
-    assert (done.returncode, done.stderr) == (0, "")
     try:
+        done = _orion("mount", tree, point)
+        assert (done.returncode, done.stderr) == (0, "")
         assert (point / "file").read_bytes() == b"content"
         shown = _orion("status", point)
         assert shown.returncode == 0
