@@ -222,7 +222,7 @@ def _with_cause(known: kconfig.Tree, part: str, values: Mapping[str, str], told:
         return part
     cause = causes[0]
     assert cause is not None
-    words = set(re.findall(r"\w+", cause[0])) & set(known.definitions)
+    words = set(re.findall(r"\b[A-Z0-9_]*[A-Z][A-Z0-9_]*\b", cause[0]))
     return part if words <= told else f"{part} (off, because {cause[0]})"
 
 

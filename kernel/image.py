@@ -9,6 +9,7 @@ import lzma
 import struct
 import zlib
 from pathlib import Path
+from typing import Protocol
 
 from orioncache.errors import UserError
 
@@ -18,6 +19,17 @@ _SETUP_SECTORS_AT = 0x1F1
 _PAYLOAD_AT = 0x248
 _SECTOR = 512
 _MARK, _END = b"IKCFG_ST", b"IKCFG_ED"
+
+
+class _Unpacker(Protocol):
+    """What all decompressor objects have."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the end of the packed data was seen."""
+
+    def decompress(self, data: bytes, /) -> bytes:
+        """Unpacks the data up to its end; what follows is left alone."""
 
 
 def image_config(path: Path) -> str | None:
@@ -35,7 +47,7 @@ def image_config(path: Path) -> str | None:
     payload = image[offset : offset + length]
     try:
         kernel = _decompress(payload)
-    except (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except ValueError as error:
         raise UserError(f"{path} cannot be unpacked: {error}", "is the file whole? build it again") from None
     begin = kernel.find(_MARK)
     end = kernel.find(_END, begin)
@@ -51,17 +63,24 @@ def is_image(data: bytes) -> bool:
 
 def _decompress(payload: bytes) -> bytes:
     # Decompressor objects, because the payload is followed by four bytes with its unpacked size.
+    unpacker: _Unpacker
     if payload.startswith(b"\x28\xb5\x2f\xfd"):
         import zstandard  # noqa: PLC0415
 
-        try:
-            return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj().decompress(payload)
-        except zstandard.ZstdError as error:
-            raise ValueError(str(error)) from None
-    if payload.startswith(b"\x1f\x8b"):
-        return zlib.decompressobj(wbits=31).decompress(payload)
-    if payload.startswith((b"\xfd7zXZ", b"\x5d\x00\x00")):
-        return lzma.LZMADecompressor().decompress(payload)
-    if payload.startswith(b"BZh"):
-        return bz2.BZ2Decompressor().decompress(payload)
-    raise ValueError("its compression is none of zstd, gzip, xz, lzma and bzip2")
+        unpacker = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+        damaged: type[Exception] = zstandard.ZstdError
+    elif payload.startswith(b"\x1f\x8b"):
+        unpacker, damaged = zlib.decompressobj(wbits=31), zlib.error
+    elif payload.startswith((b"\xfd7zXZ", b"\x5d\x00\x00")):
+        unpacker, damaged = lzma.LZMADecompressor(), lzma.LZMAError
+    elif payload.startswith(b"BZh"):
+        unpacker, damaged = bz2.BZ2Decompressor(), OSError
+    else:
+        raise ValueError("its compression is none of zstd, gzip, xz, lzma and bzip2")
+    try:
+        kernel = unpacker.decompress(payload)
+    except damaged as error:
+        raise ValueError(str(error)) from None
+    if not unpacker.eof:
+        raise ValueError("it is cut short")
+    return kernel
