@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
+import datetime
 import os
-import signal
 import subprocess
 import tempfile
 import threading
@@ -57,6 +57,15 @@ class Machine:
     tap: str = ""
     space: str = ""
 
+    def _date(self) -> str:
+        """The guest's date: the same for every boot of one root, and later than all files in it.
+
+        Services act on times to come: runsvdir waits until its directory's is past.
+        """
+        seconds = self.disk.stat().st_mtime if self.disk is not None and self.disk.exists() else 0
+        day = datetime.datetime.fromtimestamp(seconds, datetime.UTC) + datetime.timedelta(days=1)
+        return day.strftime("%Y-%m-%dT00:00:00")
+
     def command(self, directory: Path) -> list[str]:
         """The command line; the guest's console and port are written to files in ``directory``."""
         qemu = require("qemu-system-x86_64", "qemu-system-x86")
@@ -64,7 +73,7 @@ class Machine:
         words += ["-accel", self.accel, "-smp", "1", "-seed", str(self.seed)]
         words += ["-cpu", "host" if self.accel == "kvm" else CPU_ICOUNT if self.virtual else "max"]
         if self.virtual:
-            words += ["-icount", ICOUNT, "-rtc", "base=2026-01-01T00:00:00,clock=vm"]
+            words += ["-icount", ICOUNT, "-rtc", f"base={self._date()},clock=vm"]
         words += ["-kernel", str(self.kernel), "-initrd", str(self.initrd), "-append", " ".join(self.append)]
         if self.disk is None:
             words += ["-machine", "pc", "-m", f"{self.memory_mb}M"]
@@ -128,8 +137,7 @@ def boot(machine: Machine, directory: Path, timeout: float, stop: threading.Even
         try:
             ended = _wait(process, directory / "port", started + timeout, stop)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
             process.wait()
     report = parse(_read(directory / "port"))
     console = _read(directory / "console").decode(errors="replace").replace("\r", "").splitlines()

@@ -44,18 +44,18 @@ shape() {
     [ $# = 0 ] || tc ${ns:+-n "$ns"} qdisc add dev "$device" root netem limit 100000 "$@"
 }
 
-# Shapes both directions of the card, where its other end is not ours to shape: what comes in goes through ifb0.
+# Shapes both directions of the card, where its other end is not ours to shape: what comes in goes through in0.
 shape_card() {
     [ "$rate" = 0 ] || delays="$delays rate ${rate}mbit"
     [ -n "$delays" ] || return 0
-    ip link add ifb0 type ifb
-    ip link set ifb0 up
+    ip link add in0 type ifb
+    ip link set in0 up
     tc qdisc add dev eth0 ingress
-    tc filter add dev eth0 parent ffff: matchall action mirred egress redirect dev ifb0
+    tc filter add dev eth0 parent ffff: matchall action mirred egress redirect dev in0
     # shellcheck disable=SC2086 # netem's words
     shape '' eth0 $delays
     # shellcheck disable=SC2086
-    shape '' ifb0 $delays
+    shape '' in0 $delays
 }
 
 link() {
