@@ -108,7 +108,9 @@ def _request(client: socket.socket) -> bytes:
 
 
 def _remove_stale(path: str) -> None:
-    """Removes a socket that nobody listens on."""
+    """Removes a socket that nobody listens on; nothing else."""
+    if not Path(path).is_socket():
+        return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(CLIENT_TIMEOUT)
         try:

@@ -137,9 +137,9 @@ class LiveTree:
         try:
             if inode.opened is not None:
                 await self.refresh(inode)
-            # If it changed, it may on NFS be another file with the number of one that is gone. But where opening
-            # fails, others may still be reading from what is open.
-            if inode.opened is None or stamps(inode.opened.attributes) != stamps(inode.attributes):
+            # If it changed, it may on NFS be another file with the number of one that is gone. But where
+            # opening fails, others may still be reading from what is open.
+            if inode.opened is None or not _is_current(inode.opened, inode):
                 inode.opened = await self._open_source(inode)
         except BaseException:
             self.close(inode)
@@ -257,6 +257,13 @@ class LiveTree:
             inode.opened = opened
         self.table.confirm(inode, server, attributes, asked)
         return Fetched(blocks, keep=inode.version == version)
+
+
+def _is_current(opened: Opened, inode: Inode) -> bool:
+    """Whether an open source has not changed since, as far as is known."""
+    if opened.server is inode.home:
+        return stamps(opened.attributes) == stamps(inode.attributes)
+    return same_object(opened.attributes, inode.attributes)
 
 
 def _stat(server: Server, inode: Inode, opened: Opened | None) -> os.stat_result:

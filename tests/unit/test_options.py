@@ -1,0 +1,119 @@
+"""Each option under each of its names, and what a wrong value says."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from orioncache import options
+from orioncache.errors import UserError
+from orioncache.options import OPTIONS, Options
+
+# One text for each option, with the value that it means; none is the default.
+SAMPLES = {
+    "block_size": ("64K", 64 << 10),
+    "cache_size": ("1.5G", 3 << 29),
+    "compressed_size": ("0", 0),
+    "attr_ttl": ("500ms", 0.5),
+    "read_timeout": ("2s", 2.0),
+    "readers": ("3", 3),
+    "control": ("/tmp/x.sock", "/tmp/x.sock"),
+}
+
+
+def _flags(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    options.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_every_option_is_sampled_and_declared() -> None:
+    fields = [field.name for field in dataclasses.fields(Options)]
+    assert fields == [option.field for option in OPTIONS] == list(SAMPLES)
+    assert all(getattr(Options(), field) != value for field, (_, value) in SAMPLES.items())
+
+
+@pytest.mark.parametrize("field", SAMPLES)
+def test_each_form_of_the_name(field: str, tmp_path: Path) -> None:
+    text, value = SAMPLES[field]
+    toml = tmp_path / "cache.toml"
+    toml.write_text(f'{field} = "{text}"\n')
+    expected = dataclasses.replace(Options(), **{field: value})
+    flag = "--" + field.replace("_", "-")
+    assert options.from_arguments(_flags([flag, text]), {}) == expected
+    assert options.from_arguments(_flags([]), {f"ORION_{field.upper()}": text}) == expected
+    assert options.from_arguments(_flags(["--config", str(toml)]), {}) == expected
+    assert options.collect(command_line=f"quiet root=x orion.{field}={text} ro") == expected
+    assert options.collect(command_line=f'orion.{field.replace("_", "-")}="{text}"') == expected
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    toml = tmp_path / "cache.toml"
+    toml.write_text("readers = 2\n")
+    sources = {
+        "toml": toml,
+        "command_line": "orion.readers=3",
+        "environment": {"ORION_READERS": "4"},
+        "flags": {"readers": "5"},
+    }
+    found = []
+    for count in range(1, 5):
+        found.append(options.collect(**dict(list(sources.items())[:count])).readers)
+    assert found == [2, 3, 4, 5]
+
+
+def test_numbers_in_toml_need_no_quotes(tmp_path: Path) -> None:
+    toml = tmp_path / "cache.toml"
+    toml.write_text("cache_size = 1048576\nattr_ttl = 1.5\n")
+    found = options.collect(toml=toml)
+    assert (found.cache_size, found.attr_ttl) == (1 << 20, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("block_size", "3K"),
+        ("block_size", "2048"),
+        ("block_size", "2M"),
+        ("cache_size", "much"),
+        ("cache_size", "-1"),
+        ("cache_size", "9999999T"),
+        ("cache_size", ""),
+        ("attr_ttl", "soon"),
+        ("attr_ttl", "-1s"),
+        ("attr_ttl", "inf"),
+        ("attr_ttl", "nan"),
+        ("readers", "0"),
+        ("readers", "257"),
+        ("readers", "2.5"),
+    ],
+)
+def test_wrong_values_are_named_as_the_user_gave_them(field: str, text: str) -> None:
+    for arguments, name in (
+        ({"flags": {field: text}}, "--" + field.replace("_", "-")),
+        ({"environment": {f"ORION_{field.upper()}": text}}, f"ORION_{field.upper()}"),
+        ({"command_line": f"orion.{field}={text}"}, f"orion.{field}"),
+    ):
+        with pytest.raises(UserError) as caught:
+            options.collect(**arguments)
+        assert caught.value.message.startswith(f"{name}: '{text}' ")
+
+
+def test_other_words_of_the_kernels_command_line_are_left_alone() -> None:
+    line = (
+        'root=orion:a:/x orion.servers=a:/x,b:/x orion.shell=mount orion.cache_size "unclosed orion.readers=9'
+    )
+    with pytest.raises(UserError, match=r"orion\.cache_size"):
+        options.collect(command_line=line)
+    assert options.collect(command_line=line.replace("orion.cache_size ", "")) == Options()
+
+
+def test_toml_that_is_wrong(tmp_path: Path) -> None:
+    toml = tmp_path / "cache.toml"
+    toml.write_text("readrs = 2\n")
+    with pytest.raises(UserError, match="unknown key 'readrs'"):
+        options.collect(toml=toml)
+    toml.write_text("= 2\n")
+    with pytest.raises(UserError, match="no valid TOML"):
+        options.collect(toml=toml)
