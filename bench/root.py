@@ -205,14 +205,14 @@ def check_root(path: Path, init: str | None = None) -> Root:
         return Root(path, "")
     if init is not None:
         found = resolve_inside(path, init)
-        if not _is_program(path, found):
+        if not is_program(path, found):
             raise UserError(
                 f"init {init} does not exist in {path}, or is not executable", "mend init= in --append"
             )
         return Root(path, found or "")
     for candidate in DEFAULT_INITS:
         found = resolve_inside(path, candidate)
-        if found is not None and _is_program(path, found):
+        if found is not None and is_program(path, found):
             return Root(path, found)
     if not any((path / name).is_dir() for name in ("bin", "sbin", "usr", "lib", "etc", "opt")):
         raise UserError(
@@ -253,7 +253,8 @@ def resolve_inside(root: Path, name: str) -> str | None:
     return "/" + "/".join(done)
 
 
-def _is_program(root: Path, name: str | None) -> bool:
+def is_program(root: Path, name: str | None) -> bool:
+    """Whether a name that :func:`resolve_inside` gave is an executable file."""
     if name is None:
         return False
     found = (root / name.lstrip("/")).lstat()
@@ -269,28 +270,28 @@ class _Census:
     fingerprint: str = ""
 
 
-def _walk(path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
-    with os.scandir(path) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        yield entry.path, entry.stat(follow_symlinks=False)
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path)
+def _walk(top: Path) -> Iterator[tuple[bytes, os.stat_result]]:
+    """All below ``top``, by descriptors of directories: a path may be longer than the kernel takes."""
+    raw = os.fsencode(top)
+    for path, directories, files, descriptor in os.fwalk(raw, follow_symlinks=False):
+        directories.sort()
+        for name in sorted(directories + files):
+            where = path[len(raw) :] + b"/" + name
+            yield where, os.stat(name, dir_fd=descriptor, follow_symlinks=False)
 
 
 def _census(root: Path) -> _Census:
-    top = os.fsencode(root)
     census = _Census()
     device = root.stat().st_dev
     seen: set[int] = set()
     parts = [repr((root.stat().st_mode, root.stat().st_uid, root.stat().st_gid))]
-    for path, found in _walk(top):
+    for path, found in _walk(root):
         if found.st_dev != device:
             raise UserError(
-                f"another file system is mounted on {os.fsdecode(path)}",
+                f"another file system is mounted on {root}{os.fsdecode(path)}",
                 "unmount it, or copy the tree without it: rsync -axHAX",
             )
-        what = (path[len(top) :], found.st_mode, found.st_uid, found.st_gid, found.st_rdev, found.st_size)
+        what = (path, found.st_mode, found.st_uid, found.st_gid, found.st_rdev, found.st_size)
         parts.append(repr((*what, found.st_ino, found.st_nlink, found.st_mtime_ns, found.st_ctime_ns)))
         if found.st_ino in seen:
             continue
@@ -306,7 +307,8 @@ def disk_image(root: Path) -> Path:
     """An ext4 image of the tree, made without mounting anything and cached by a fingerprint of the tree.
 
     The fingerprint covers path, inode, mode, owner, size and times of every entry. The image has no journal
-    and no spare room: it is for reading only. The newest few images are kept.
+    and no spare room: it is for reading only. The newest few images are kept. mke2fs cuts times to seconds,
+    leaves sockets out (of no use without their process), and needs minutes for a directory of 50,000 files.
 
     Raises:
         UserError: another file system is mounted inside the tree, or mke2fs failed (a full disk).

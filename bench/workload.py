@@ -5,7 +5,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from orioncache.bench.root import OWN_INIT, Root, resolve_inside
+from orioncache.bench.root import OWN_INIT, Root, is_program, resolve_inside
 from orioncache.errors import UserError
 
 HERE = Path(__file__).parent
@@ -160,14 +160,14 @@ def check_workload(root: Root, workload: Path | None) -> Path:
         first = file.readline(4096)
     if first.startswith(b"#!"):
         interpreter = first[2:].split()[0].decode(errors="replace") if first[2:].split() else ""
-        if resolve_inside(root.path, interpreter or "/") in (None, "/"):
+        if not is_program(root.path, resolve_inside(root.path, interpreter)):
             raise UserError(
                 f"workload {path} is run by '{interpreter}', which {root.path} lacks",
                 "name an interpreter of that root in its first line, or give a static program",
             )
     if workload is None:
         for program in ("/usr/sbin/sshd", "/usr/sbin/nginx", "/usr/bin/python3"):
-            if resolve_inside(root.path, program) is None:
+            if not is_program(root.path, resolve_inside(root.path, program)):
                 raise UserError(
                     f"{root.path} lacks {program}, which the default workload starts",
                     "give --workload FILE, an executable whose exit 0 means that this node is ready",
