@@ -1,6 +1,7 @@
 """NFS servers in user space: nfs-ganesha processes of the bench's own, each in its network namespace."""
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from orioncache.errors import UserError
 from orioncache.process import TAIL_LINES, command_line, require
 
 NFS_PORT = 2049
+PREFIX = "orion-ganesha-"  # of its directory's name; the process id follows
 
 # Deadlines (seconds): for the first answer, on a machine that is busy; for a server to end when asked to.
 START_DEADLINE = 60.0
@@ -116,7 +118,8 @@ class Ganesha:
     def __enter__(self) -> Self:
         if not self.export.is_dir():
             raise UserError(f"{self.export} is no directory to export", "give an existing one")
-        self._directory = Path(tempfile.mkdtemp(prefix="orion-ganesha-"))
+        _sweep()
+        self._directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         try:
             self.start()
         except BaseException:
@@ -155,9 +158,13 @@ class Ganesha:
         """Starts the process, for the first time or after :meth:`kill`, and returns once it answers a call.
 
         Raises:
-            UserError: it ended, or did not answer in time; with the tail of its log.
+            UserError: it ended or did not answer in time, with its log's tail; or another server is there.
         """
         assert self._directory is not None and not self.running
+        if self.answers():
+            raise UserError(
+                f"another NFS server answers at {self.address} port {self.port}", "give another port"
+            )
         recovery = self._directory / "recovery"
         recovery.mkdir(exist_ok=True)
         config = self._directory / "config"
@@ -242,11 +249,21 @@ class Ganesha:
         """The server hangs: connections stay, nothing is answered."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        # Threads stop one by one: the last of them would still answer.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         """The server goes on where it was frozen."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+
+def _sweep() -> None:
+    """Removes the directories of processes that were killed before they could."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        pid = path.name.removeprefix(PREFIX).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and path.lstat().st_uid == os.geteuid():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager

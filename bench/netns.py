@@ -103,16 +103,6 @@ def can_shape() -> bool:
         return done.returncode == 0
 
 
-def can_mount_nfs() -> bool:
-    """Whether this machine's kernel has an NFSv4 client, loading its module if that is what it takes."""
-    filesystems = Path("/proc/filesystems")
-    if re.search(r"\bnfs4$", filesystems.read_text(), re.MULTILINE):
-        return True
-    with contextlib.suppress(OSError):
-        subprocess.run(["modprobe", "-q", "nfsv4"], capture_output=True, check=False)
-    return re.search(r"\bnfs4$", filesystems.read_text(), re.MULTILINE) is not None
-
-
 _counter = itertools.count()
 
 
@@ -218,11 +208,6 @@ class Lan:
         """Shapes both directions of the node's link."""
         shape(self.switch, NODE_PORT, wanted)
         shape(self.space, UPLINK, wanted)
-
-    def shape_server(self, index: int, wanted: Shape) -> None:
-        """Shapes both directions of one server's link."""
-        shape(self.switch, _port(index), wanted)
-        shape(self.servers[index], UPLINK, wanted)
 
     def plug(self, index: int, plugged: bool) -> None:
         """Pulls a server's cable out, or puts it back."""
