@@ -1,9 +1,9 @@
 """Boots a diskless node again and again under QEMU and prints where the time went.
 
-Every run is a whole boot: kernel, initramfs, userland, until the workload exits 0. Variants differ only in where the
-root comes from; kernel, workload, overlay and links are the same. With the virtual clock (the default) the guest's time
-is counted in instructions and its servers live in the guest, so that figures repeat to a fraction of a percent on any
-machine; with the wall clock real servers stand outside. Needs root rights.
+Every run is a whole boot: kernel, initramfs, userland, until the workload exits 0. Variants differ only in
+where the root comes from; kernel, workload, overlay and links are the same. With the virtual clock (the
+default) the guest's time is counted in instructions and its servers live in the guest, so that figures repeat
+to a fraction of a percent on any machine; with the wall clock real servers stand outside. Needs root rights.
 
 Examples:
   orioncache bench                                    NFS, the cache and RAM at 0, 1 and 10 ms

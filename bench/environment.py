@@ -55,7 +55,7 @@ def environment(args: argparse.Namespace, scene: Scene) -> dict[str, Any]:
 
 
 def kernel_version(image: Path) -> str:
-    """What ``uname -r`` will say, from a bzImage's header (Documentation/arch/x86/boot.rst, kernel_version)."""
+    """What ``uname -r`` will say, from a bzImage's header (Documentation/arch/x86/boot.rst)."""
     with image.open("rb") as file:
         head = file.read(0x10000)
     at = int.from_bytes(head[0x20E:0x210], "little") + 0x200

@@ -1,7 +1,7 @@
 """The bench's own cpio, appended to the node's image: scene scripts, static tools, hooks, the workload.
 
-The kernel unpacks concatenated archives one after the other, so the node's image is the same file in every variant
-and the bench adds to it without touching it.
+The kernel unpacks concatenated archives one after the other, so the node's image is the same file in every
+variant, and the bench adds to it without touching it.
 """
 
 import subprocess
@@ -32,7 +32,8 @@ def bench_image(extra: Mapping[str, Path | bytes], *, node_image: Path) -> Path:
     """The node's image with the bench's archive behind it, cached by content.
 
     Args:
-        extra: files to add (the workload and what injects it): path in the archive to file or content, all executable.
+        extra: files to add (the workload and what injects it): path in the archive to file or content; all
+            are executable there.
         node_image: what ``orioncache initramfs build`` made, or any other cpio.
 
     Returns:

@@ -17,9 +17,10 @@ class Variant:
     Attributes:
         name: what ``--variant`` calls it.
         help: one line.
-        source: where the root comes from: ``nfs`` (one server, mounted as the overlay's lower layer), ``orion`` (the
-            cache over all servers) or ``ram`` (a copy in the guest's memory, made before the clock starts).
-        nfs_options: mount options besides those that the node's init gives to every NFS mount, comma-separated.
+        source: where the root comes from: ``nfs`` (one server, mounted as the overlay's lower layer),
+            ``orion`` (the cache over all servers) or ``ram`` (a copy in the guest's memory, made before the
+            clock starts).
+        nfs_options: mount options besides those that the node's init gives to every NFS mount, with commas.
         readahead_kb: of the NFS mounts, set once they are there; None leaves the kernel's.
         words: further words for the kernel command line.
     """
@@ -54,7 +55,7 @@ class Variant:
         return words
 
 
-# The node's init gives every NFS mount vers=4.1, nocto and an attribute cache of an hour, so that `nfs` is no straw man.
+# The node's init gives every NFS mount vers=4.1, nocto and an attribute cache of an hour, `nfs` too.
 VARIANTS: Mapping[str, Variant] = {
     variant.name: variant
     for variant in (

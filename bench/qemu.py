@@ -22,7 +22,7 @@ POLL = 0.1  # seconds between two looks at what the guest said
 # A guest that has said its verdict switches itself off; one that cannot is ended after this (seconds).
 POWER_OFF_DEADLINE = 10.0
 
-# String instructions count once per iteration under icount: without these features the kernel copies by words.
+# String instructions count once per iteration under icount: without these the kernel copies by words.
 CPU_ICOUNT = "max,-erms,-fsrm"
 
 # Kernel and user code by the microsecond, not by the host's mood: 1 ns per instruction, and idling leaps.
@@ -41,7 +41,7 @@ class Machine:
         accel: ``tcg`` or ``kvm``.
         virtual: whether it has a clock of its own, counted in instructions.
         seed: of the random numbers that QEMU itself makes; the same seed repeats a virtual-clock boot.
-        disk: a raw image that the guest sees as persistent memory (/dev/pmem0) and cannot change; None for none.
+        disk: a raw image that the guest sees as persistent memory (/dev/pmem0); it cannot change it.
         tap: a tap device to connect to; empty for no network card.
         space: network namespace to run in; empty for ours.
     """
@@ -144,10 +144,10 @@ def boot(machine: Machine, directory: Path, timeout: float, stop: threading.Even
     error = _error(
         report,
         console,
-        ended,
-        process.returncode,
-        timeout,
-        _read(directory / "qemu").decode(errors="replace"),
+        ended=ended,
+        code=process.returncode,
+        timeout=timeout,
+        said=_read(directory / "qemu").decode(errors="replace"),
     )
     return Outcome(report, error, console[-CONSOLE_TAIL:], time.monotonic() - started)
 
@@ -172,7 +172,9 @@ def _wait(
             return said
 
 
-def _error(report: Report, console: Sequence[str], ended: bool, code: int, timeout: float, said: str) -> str:
+def _error(
+    report: Report, console: Sequence[str], *, ended: bool, code: int, timeout: float, said: str
+) -> str:
     """Why the boot failed, in one line; empty if it did not."""
     if report.verdict == "ok":
         return ""
@@ -190,8 +192,8 @@ def _error(report: Report, console: Sequence[str], ended: bool, code: int, timeo
     return f"the guest switched off without a verdict {where}"
 
 
-# mov $0x2f, %al; mov $0xf4, %dx; out %al, %dx; hlt: QEMU's debug-exit device then ends it with (0x2f << 1) | 1.
-_PROBE = bytes.fromhex("b02f baf400 ee f4 ebfd")
+# mov $0x2f, %al; mov $0xf4, %dx; out %al, %dx; jmp .: QEMU's debug-exit device ends it with (0x2f << 1) | 1.
+_PROBE = bytes.fromhex("b02f baf400 ee ebfe")
 _PROBE_EXIT = (0x2F << 1) | 1
 # A working KVM needs a tenth of a second. Nested ones that open and then crawl were seen to take 5 and more.
 PROBE_DEADLINE = 2.0
@@ -224,12 +226,11 @@ def kvm_problem() -> str:
                 command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=PROBE_DEADLINE
             )
         except subprocess.TimeoutExpired:
-            return (
-                f"/dev/kvm opens, but a guest of four instructions did not end within {PROBE_DEADLINE:.0f} s"
-            )
+            return f"/dev/kvm opens, but a guest of 4 instructions did not end within {PROBE_DEADLINE:.0f} s"
     if done.returncode != _PROBE_EXIT:
         said = done.stderr.decode(errors="replace").strip().splitlines()
-        return f"/dev/kvm opens, but a guest does not run: {said[-1] if said else f'exit code {done.returncode}'}"
+        why = said[-1] if said else f"exit code {done.returncode}"
+        return f"/dev/kvm opens, but a guest does not run: {why}"
     return ""
 
 

@@ -9,7 +9,7 @@ MIB = 1 << 20
 # Besides the root: the kernel, a server's page cache, the node's processes, its overlay and its cache.
 BASE_MEMORY_MB = 1024
 
-# A panic ends QEMU (-no-reboot) and an oops is one; the bench's failure hook has spoken before the guest powers off.
+# A panic ends QEMU (-no-reboot), and an oops is one; the failure hook has spoken before the guest powers off.
 COMMON_WORDS = ("console=ttyS0", "panic=-1", "oops=panic", "rdinit=/bench/init", "orion.on_failure=poweroff")
 
 
@@ -41,7 +41,7 @@ class Scene:
 
     @property
     def memory_mb(self) -> int:
-        """Guest memory (MiB), the same for all variants: `ram` holds the root and reads it from a disk as well."""
+        """Guest memory (MiB), the same for all variants: `ram` holds the root twice while it copies."""
         disk = self.disk.stat().st_size if self.disk.exists() else 0
         needed = BASE_MEMORY_MB + 2 * disk // MIB
         return needed + -needed % 256

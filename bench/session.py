@@ -90,7 +90,7 @@ def sample_of(run: Run, machine: Machine, outcome: Outcome, *, clock: str, serve
         nfs=report.nfs(),
         cache=report.cache(),
         memory_mb=report.memory_mb(),
-        command=command_line(machine.command(Path("."))),
+        command=command_line(machine.command(Path())),
         error=error or None,
         jitter_ms=run.link.jitter_ms,
         loss_percent=run.link.loss_percent,

@@ -15,8 +15,8 @@ class Report:
     """All that one guest said until it ended.
 
     Attributes:
-        marks: name to nanoseconds on the guest's monotonic clock: kernel (the first process runs), start (the node's
-            init begins), initramfs (it hands over), workload (started), ready.
+        marks: name to nanoseconds on the guest's monotonic clock: kernel (the first process runs), start (the
+            node's init begins), initramfs (it hands over), workload (started), ready.
         files: name to content of what it sent of itself: nfs, mountstats, meminfo, cache, daemon.
         log: what the workload printed, and what the guest remarked.
         verdict: ``ok``, ``failed``, or empty if it never came to one.
@@ -108,13 +108,15 @@ def parse(data: bytes) -> Report:
             verdict, _, message = rest.partition(" ")
         elif word == "file":
             name, _, length = rest.partition(" ")
-            files[name] = data[at : at + int(length)].decode(errors="replace")
+            content = data[at : at + int(length)]
             at += int(length) + 1
+            if at <= len(data):
+                files[name] = content.decode(errors="replace")
     return Report(marks, files, log, verdict, message)
 
 
 def _mountstats(text: str) -> tuple[int, dict[str, int]]:
-    """Bytes read from servers, and calls by operation, over all NFS mounts (fs/nfs/super.c, nfs_show_stats())."""
+    """Bytes read from servers, and calls by operation, over all NFS mounts (nfs_show_stats())."""
     read_bytes = 0
     operations: dict[str, int] = {}
     per_operation = False

@@ -1,7 +1,7 @@
 """The wall clock: real servers outside the guest, on a network of the bench's own.
 
-nfs-ganesha processes in network namespaces, the guest on a tap. Links are shaped on this machine if its kernel has
-netem, and else in the guest, in both directions either way.
+nfs-ganesha processes in network namespaces, the guest on a tap. Links are shaped on this machine if its
+kernel has netem, and else in the guest, in both directions either way.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ EXPORT = "/export"
 
 @contextmanager
 def wall_clock(scene: Scene) -> Iterator[Callable[[Run], Machine]]:
-    """Starts servers and network; yields what makes a machine of a run. One machine at a time: there is one tap."""
+    """Starts servers and network; yields what makes a machine of a run, for one machine at a time."""
     outside = netns.can_shape()
     with netns.lan(scene.servers) as lan, ganesha.servers(lan, [scene.root], pseudo=EXPORT):
 
