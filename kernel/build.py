@@ -237,8 +237,9 @@ def _make(tree: Source, work: Path, log: Path, jobs: int, expected: int) -> int:
         except BaseException:
             _end_group(make)
             raise
-    if code:
-        raise _failure(log)
+        if code:
+            file.flush()
+            raise _failure(log)
     return compiled
 
 
@@ -266,7 +267,8 @@ def _failure(log: Path) -> UserError:
             "the disk is full: the kernel's build stopped", "free 2 GB, or point ORION_CACHE at another disk"
         )
     for line in telling[1:12]:
-        print(line, file=sys.stderr)
+        if not line.startswith("make"):
+            print(line, file=sys.stderr)
     reason = telling[0][:200] if telling else "make said nothing"
     return UserError(f"the kernel's build failed: {reason}", f"its log is {log}")
 
