@@ -113,7 +113,8 @@ class _KernelLog(logging.Handler):
         severity = 3 if record.levelno >= logging.ERROR else 4 if record.levelno >= logging.WARNING else 6
         text = f"<{severity}>orioncache: {self.format(record)}".replace("\n", " | ")
         try:
-            os.write(self._fd, text.encode(errors="backslashreplace")[:900])
+            # Without a newline at its end the kernel would keep it back until the next message.
+            os.write(self._fd, text.encode(errors="backslashreplace")[:900] + b"\n")
         except OSError:
             self.handleError(record)
 
