@@ -6,18 +6,18 @@ from orioncache.bench.verdict import parse
 
 MOUNTSTATS = """device sysfs mounted on /sys with fstype sysfs
 device 10.77.0.11:/ mounted on /run/orion/server/1 with fstype nfs4 statvers=1.1
-	opts:	ro,vers=4.1
-	bytes:	1 2 3 4 1000 6 7 8
-	RPC iostats version: 1.1  p/v: 100003/4 (nfs)
-	per-op statistics
-	        NULL: 1 1 0 44 24 0 0 0 0
-	        READ: 5 5 0 1 1 0 0 0 0
-	       WRITE: 0 0 0 0 0 0 0 0 0
+\topts:\tro,vers=4.1
+\tbytes:\t1 2 3 4 1000 6 7 8
+\tRPC iostats version: 1.1  p/v: 100003/4 (nfs)
+\tper-op statistics
+\t        NULL: 1 1 0 44 24 0 0 0 0
+\t        READ: 5 5 0 1 1 0 0 0 0
+\t       WRITE: 0 0 0 0 0 0 0 0 0
 
 device 10.77.0.12:/ mounted on /run/orion/server/2 with fstype nfs4 statvers=1.1
-	bytes:	1 2 3 4 234 6 7 8
-	per-op statistics
-	        READ: 2 2 0 1 1 0 0 0 0
+\tbytes:\t1 2 3 4 234 6 7 8
+\tper-op statistics
+\t        READ: 2 2 0 1 1 0 0 0 0
 device none mounted on / with fstype overlay
 """
 RPC = "net 0 0 0 0\nrpc 1407 0 1409\nproc4 69 1 2 3\n"

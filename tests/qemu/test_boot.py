@@ -1,0 +1,234 @@
+"""Whole boots by the bench: what a node sees through the cache, both clocks, and boots that fail."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orioncache.bench.root import debian_root
+from tests.waiting import wait_until
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86 is not installed"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="building a Debian root needs root rights"),
+    pytest.mark.timeout(3600),  # without a kernel and a root in the cache, they are built
+]
+
+# Real seconds. A boot takes 10 to 30 on an idle machine.
+BOOT = 240
+
+# All of the tree's metadata and the content of what is not written to at boot.
+CHECKED = ("usr", "etc", "var/lib/dpkg")
+CONTENT = ("usr/bin", "usr/sbin", "usr/lib/python3.11")
+# What a boot writes to: the workload's entry, and what services make.
+WRITTEN = ("etc/runit", "etc/service", "etc/sv", "etc/resolv.conf", "etc/mtab")
+LISTING = "%P %y %m %U:%G %s %n %l\\n"
+
+
+def bench(*arguments):
+    """The command's exit code, standard output and standard error."""
+    command = [sys.executable, "-m", "orioncache", "bench", "--timeout", str(BOOT), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def script(path, text):
+    path.write_text(f"#!/bin/sh\n{text}")
+    path.chmod(0o755)
+    return path
+
+
+def samples(path):
+    document = json.loads(path.read_text())
+    assert document["schema"] == "orioncache.bench/1"
+    return document["samples"]
+
+
+def left_behind(pid):
+    """Namespaces, and directories for logs, that a bench process made and did not remove."""
+    spaces = Path("/run/netns")
+    return [path.name for path in spaces.glob(f"orion{pid}-*")] if spaces.exists() else []
+
+
+def guests(parent):
+    """Process ids of the QEMUs that a bench has started."""
+    children = Path(f"/proc/{parent}/task").glob("*/children")
+    found = [int(pid) for listed in children for pid in listed.read_text().split()]
+    return [
+        pid for pid in found if b"qemu-system" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+    ]
+
+
+def listing(root, top):
+    """``find``'s lines for a part of the tree, without what a boot writes."""
+    command = ["find", str(root / top), "-xdev", "-printf", LISTING]
+    lines = subprocess.run(
+        command, capture_output=True, text=True, check=True, errors="surrogateescape"
+    ).stdout
+    return [line for line in lines.splitlines() if not f"{top}/{line}".startswith(WRITTEN)]
+
+
+def test_a_node_on_the_cache_sees_every_byte_of_its_root(tmp_path):
+    contents = " ".join(f"/{top}" for top in CONTENT)
+    workload = script(
+        tmp_path / "look",
+        f"for top in {' '.join(CHECKED)}; do\n"
+        f"  find /$top -xdev -printf '{LISTING}' | sed \"s|^|LIST $top |\"\n"
+        "done\n"
+        f"find {contents} -xdev -type f -exec sha256sum {{}} + | sed 's/^/SUM /'\n",
+    )
+    code, _, errors = bench(
+        *("--variant", "orion", "--rtt", "0", "--workload", workload),
+        *("--json", tmp_path / "json", "--keep", tmp_path / "logs"),
+    )
+    assert code == 0, errors
+    (sample,) = samples(tmp_path / "json")
+    assert sample["ok"]
+    assert sample["boot_s"] == pytest.approx(sum(sample["phases_s"].values()))
+    assert sample["nfs"]["calls"] > 100
+    assert sample["nfs"]["read_bytes"] > 10_000_000
+    assert sample["memory_mb"]["daemon_rss"] > 0
+    assert sample["cache"]
+
+    said = (tmp_path / "logs/orion-rtt0-run1/port").read_text(errors="surrogateescape").splitlines()
+    root = debian_root()
+    for top in CHECKED:
+        head = f"log LIST {top} "
+        seen = {line.removeprefix(head) for line in said if line.startswith(head)}
+        seen = {line for line in seen if not f"{top}/{line}".startswith(WRITTEN)}
+        # A directory's size and links are its file system's affair, and overlayfs has its own.
+        assert without_directories(seen) == without_directories(listing(root, top))
+    sums = dict(
+        reversed(line.removeprefix("log SUM ").split("  ", 1)) for line in said if line.startswith("log SUM ")
+    )
+    files = [
+        path
+        for top in CONTENT
+        for path in (root / top).rglob("*")
+        if path.is_file() and not path.is_symlink()
+    ]
+    assert len(files) > 500
+    command = ["sha256sum", *(str(path) for path in files)]
+    for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
+        digest, _, path = line.partition("  ")
+        assert sums["/" + str(Path(path).relative_to(root))] == digest, path
+
+
+def without_directories(lines):
+    kept = set()
+    for line in lines:
+        name, kind, *rest = line.split(" ")
+        kept.add((name, kind, *rest[:2]) if kind == "d" else (name, kind, *rest))
+    return kept
+
+
+def test_a_workload_that_fails_fails_the_bench(tmp_path):
+    workload = script(tmp_path / "fail", "echo no luck today\nexit 7\n")
+    code, _, errors = bench(
+        "--variant", "ram", "--rtt", "0", "--workload", workload, "--json", tmp_path / "json"
+    )
+    assert code == 1
+    assert "the workload exited with 7" in errors
+    assert "no luck today" in errors
+    assert "mend: " in errors
+    assert "Traceback" not in errors
+    (sample,) = samples(tmp_path / "json")
+    assert (sample["ok"], sample["boot_s"], sample["phases_s"]) == (False, None, None)
+    assert "exited with 7" in sample["error"]
+
+
+def test_a_kernel_that_panics_is_told_with_its_console():
+    code, _, errors = bench("--variant", "ram", "--rtt", "0", "--append", "rdinit=/nothing/there")
+    assert code == 1
+    assert "panicked" in errors
+    assert "console: " in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.skipif(shutil.which("ganesha.nfsd") is None, reason="nfs-ganesha is not installed")
+def test_the_wall_clock_boots_from_servers_outside(tmp_path):
+    workload = script(tmp_path / "true", "exit 0\n")
+    code, _, errors = bench(
+        *("--clock", "wall", "--variant", "nfs", "--rtt", "1", "--accel", "tcg", "--workload", workload),
+        *("--json", tmp_path / "json"),
+    )
+    assert code == 0, errors
+    (sample,) = samples(tmp_path / "json")
+    assert (sample["clock"], sample["accel"], sample["ok"]) == ("wall", "tcg", True)
+    assert sample["nfs"]["calls"] > 10
+
+
+@pytest.mark.parametrize("clock", ["virtual", "wall"])
+def test_an_interrupt_leaves_nothing(tmp_path, clock):
+    if clock == "wall" and shutil.which("ganesha.nfsd") is None:
+        pytest.skip("nfs-ganesha is not installed")
+    command = [
+        sys.executable,
+        "-m",
+        "orioncache",
+        "bench",
+        "--variant",
+        "nfs",
+        "--clock",
+        clock,
+        "--accel",
+        "tcg",
+    ]
+    command += ["--json", str(tmp_path / "json")]
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        wait_until(lambda: guests(process.pid), "a guest runs", BOOT)
+        running = guests(process.pid)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert [pid for pid in running if Path(f"/proc/{pid}").exists()] == []
+    assert left_behind(process.pid) == []
+    assert list(temporary.iterdir()) == []
+    assert not (tmp_path / "json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--root", "/nonexistent"], "root /nonexistent does not exist"),
+        (["--append", "init=/no/such/init"], "init /no/such/init does not exist"),
+        (["--workload", "/nonexistent"], "workload /nonexistent"),
+        (["--kernel", "/bin/true"], "/bin/true"),
+        (["--accel", "kvm"], "virtual clock"),
+        (["--variant", "nfs,zfs"], "no variant 'zfs'"),
+        (["--json", "/nonexistent/dir/file"], "cannot be written"),
+        (["--fragment", "CONFIG_NO_SUCH_THING=y"], "NO_SUCH_THING"),
+    ],
+)
+def test_wrong_input_is_told_before_anything_boots(arguments, what):
+    code, out, errors = bench(*arguments)
+    assert code == 1
+    assert what in errors
+    assert "mend: " in errors
+    assert "Traceback" not in errors
+    assert out == ""
+
+
+def test_a_dry_run_prints_commands_that_can_be_pasted(tmp_path):
+    code, out, errors = bench(
+        "--dry-run", "--variant", "nfs,ram", "--rtt", "1", "--runs", "2", "--keep", tmp_path
+    )
+    assert code == 0, errors
+    commands = [line for line in out.splitlines() if not line.startswith("#")]
+    assert len(commands) == 4
+    assert all("qemu-system-x86_64" in command for command in commands)
+    assert list(tmp_path.iterdir()) == []
