@@ -133,7 +133,7 @@ def inject(root: Root, workload: Path | None = None) -> Injection:
         placed[f"{_directory(root, '/etc')}/inittab"] = (0o644, _inittab(root, kind))
     listing = "".join(f"{mode:o} {path.lstrip('/')}\n" for path, (mode, _) in placed.items())
     files: dict[str, bytes | Path] = {
-        "hooks/switch/50-workload": HERE / "guest" / "inject.sh",
+        "hooks/overlay/50-workload": HERE / "guest" / "inject.sh",
         "bench/inject.list": listing.encode(),
     }
     for path, (_, content) in placed.items():

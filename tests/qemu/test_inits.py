@@ -1,4 +1,4 @@
-"""The default workload as the last boot step of Debian roots with other inits than the bench's own, for real."""
+"""The default workload as the last boot step of Debian roots with other inits, for real."""
 
 import os
 import shutil
