@@ -33,10 +33,10 @@ has_ip4() {
     return 1
 }
 
-# Whether the interface has a global IPv6 address that is not tentative any more.
+# Whether the interface has an IPv6 address beyond the link's own (scope 20) that is not tentative any more.
 has_ip6() {
-    while read -r _ _ _ scope flags interface; do
-        if [ "$interface" = "$1" ] && [ "$scope" = 00 ] && [ $((0x$flags & 0x40)) = 0 ]; then return 0; fi
+    while read -r _ _ _ scope flags name; do
+        if [ "$name" = "$1" ] && [ "$scope" != 20 ] && [ $((0x$flags & 0x40)) = 0 ]; then return 0; fi
     done </proc/net/if_inet6
     return 1
 }
@@ -52,6 +52,11 @@ until_true() {
     done
 }
 
+# set_up COMMAND…: an error of it is told with the word that is being acted on
+set_up() {
+    "$@" || wrong "ip=$word: '$*' failed" "the line above says why"
+}
+
 configure() {
     [ "$IP_METHOD" != none ] || return 0
     [ -z "$IP_HOST" ] || echo "$IP_HOST" >/proc/sys/kernel/hostname
@@ -61,9 +66,9 @@ configure() {
         return 1
     }
     for interface in $interfaces; do
-        [ -z "$IP_MAC" ] || ip link set dev "$interface" address "$IP_MAC"
-        [ -z "$IP_MTU" ] || ip link set dev "$interface" mtu "$IP_MTU"
-        ip link set dev "$interface" up
+        [ -z "$IP_MAC" ] || set_up ip link set dev "$interface" address "$IP_MAC" || return 1
+        [ -z "$IP_MTU" ] || set_up ip link set dev "$interface" mtu "$IP_MTU" || return 1
+        set_up ip link set dev "$interface" up || return 1
     done
     until_true $LINK_DEADLINE find_linked || {
         wrong "no link on $interfaces after $LINK_DEADLINE s" "check the cable and the switch's port"
@@ -77,7 +82,7 @@ configure() {
     esac
 }
 
-# Sets interfaces to those that are asked for and there: IP_IFACE, or BOOTIF=, or every Ethernet.
+# Sets interfaces to those that are asked for and there: IP_IFACE, or BOOTIF=, or every Ethernet card.
 find_interfaces() {
     interfaces=''
     for path in /sys/class/net/*; do
@@ -89,6 +94,8 @@ find_interfaces() {
             [ "${path##*/}" = "$IP_IFACE" ] || continue
         elif [ -n "$BOOTIF" ]; then
             is_bootif "$address" || continue
+        else
+            [ -e "$path/device" ] || continue
         fi
         interfaces="$interfaces ${path##*/}"
     done
@@ -119,11 +126,18 @@ find_linked() {
 configure_static() {
     interface=${linked# } interface=${interface%% *}
     case $IP_CLIENT in
-    # No duplicate address detection: it would cost a second, and the address is the administrator's choice.
-    *:*) ip -6 addr add "$IP_CLIENT/$IP_PREFIX" dev "$interface" nodad ;;
-    *) ip addr add "$IP_CLIENT/$IP_PREFIX" ${IP_PEER:+peer "$IP_PEER"} broadcast + dev "$interface" ;;
+    *:*)
+        # No duplicate address detection: it would cost a second, and the address is the administrator's choice.
+        echo 0 >"/proc/sys/net/ipv6/conf/$interface/accept_dad"
+        set_up ip -6 addr add "$IP_CLIENT/$IP_PREFIX" dev "$interface" || return 1
+        ;;
+    *) set_up ip addr add "$IP_CLIENT/$IP_PREFIX" ${IP_PEER:+peer "$IP_PEER"} broadcast + dev "$interface" || return 1 ;;
     esac
-    [ -z "$IP_GATEWAY" ] || ip route add default via "$IP_GATEWAY" dev "$interface"
+    case $IP_GATEWAY in
+    '') ;;
+    *:*) set_up ip -6 route add default via "$IP_GATEWAY" dev "$interface" || return 1 ;;
+    *) set_up ip route add default via "$IP_GATEWAY" dev "$interface" || return 1 ;;
+    esac
     for server in $IP_DNS; do echo "nameserver $server" >>$RESOLV_CONF; done
 }
 

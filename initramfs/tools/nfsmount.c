@@ -227,6 +227,7 @@ static void explain(const struct request *request, const struct report *report, 
 		switch (report->error) {
 		case ECONNREFUSED: why = "connection refused: no NFS server listens there"; break;
 		case ETIMEDOUT: why = "timed out: the server does not answer"; break;
+		case EADDRNOTAVAIL:
 		case EHOSTUNREACH:
 		case ENETUNREACH: why = "no route to the server"; break;
 		case ENOENT: why = "no such export"; break;

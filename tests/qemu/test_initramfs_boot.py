@@ -164,6 +164,35 @@ def test_failing_hook_is_named(tmp_path):
     assert "tiny init" not in said
 
 
+def test_network_that_cannot_be_set_up_names_the_word(tmp_path):
+    devices = ("-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net")
+    words = "root=orion:10.0.2.2:/x orion.ip=10.0.2.15::192.0.2.1:24::eth0:none orion.on_failure=poweroff"
+    said = boot(tmp_path, words, devices=devices)
+    assert "orion: error: ip=10.0.2.15::192.0.2.1:24::eth0:none: 'ip route add default via 192.0.2.1" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "server"),
+    [
+        ("", "10.0.2.2"),
+        ("ip=dhcp", "10.0.2.2"),
+        ("orion.ip=eth0:dhcp", "10.0.2.2"),
+        ("orion.ip=10.0.2.15::10.0.2.2:24:node:eth0:none", "10.0.2.2"),
+        ("BOOTIF=01-52-54-00-12-34-56", "10.0.2.2"),
+        ("orion.ip=auto6", "[fec0::2]"),
+        ("orion.ip=[fec0::15]::[fec0::2]:64:node:eth0:none", "[fec0::2]"),
+    ],
+)
+def test_network_comes_up(tmp_path, arguments, server):
+    """QEMU's own network has DHCP and announces an IPv6 prefix. Nobody serves NFS: a refusal is an answer."""
+    hook = {"hooks/network/10-say": "#!/bin/sh\nip addr show eth0\ncat /etc/resolv.conf || :\n"}
+    devices = ("-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,mac=52:54:00:12:34:56")
+    words = f"root=orion:{server}:/x orion.mount_timeout=4 orion.on_failure=poweroff {arguments}"
+    said = boot(tmp_path, words, hook, devices=devices)
+    assert ("inet6 fec0:" if ":" in server else "inet 10.0.2.15/24") in said
+    assert f"{server}:/x: connection refused" in said
+
+
 # Reads through the cache before and after everything was asked, and told, to end.
 NFS_INIT = """#!/bin/sh
 exec 2>&1
