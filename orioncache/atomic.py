@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """A binary file that takes ``path``'s place when the block ends without an error, and is removed otherwise."""
+    """A binary file that takes ``path``'s place when the block ends without an error, and else is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     aside = Path(name)
@@ -30,7 +30,7 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
 
 @contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
-    """An empty directory that becomes ``path`` when the block ends without an error, and is removed otherwise.
+    """An empty directory that becomes ``path`` when the block ends without an error, and else is removed.
 
     If ``path`` came to be meanwhile (another process built the same), that one stays and ours goes.
     """

@@ -12,7 +12,7 @@ def cache_directory(kind: str) -> Path:
     """
     top = os.environ.get("ORION_CACHE")
     if top is None:
-        top = os.path.join(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "orioncache")
+        top = f"{os.environ.get('XDG_CACHE_HOME') or Path('~/.cache').expanduser()}/orioncache"
     path = Path(top) / kind
     path.mkdir(parents=True, exist_ok=True)
     return path

@@ -51,12 +51,16 @@ def run(
         UserError: the program failed or is not there; with the last lines that it printed.
     """
     if dry_run:
-        print(command_line(command) if cwd is None else f"cd {shlex.quote(str(cwd))} && {command_line(command)}")
+        print(
+            command_line(command) if cwd is None else f"cd {shlex.quote(str(cwd))} && {command_line(command)}"
+        )
         return b""
     text = [str(part) for part in command]
     try:
         if log is None:
-            done = subprocess.run(text, cwd=cwd, env=env, input=input or b"", capture_output=True, check=False)
+            done = subprocess.run(
+                text, cwd=cwd, env=env, input=input or b"", capture_output=True, check=False
+            )
             said = done.stderr or done.stdout
         else:
             with log.open("ab") as file:
@@ -65,10 +69,14 @@ def run(
                 )
             said = log.read_bytes() if done.returncode else b""
     except FileNotFoundError as error:
-        raise UserError(f"cannot run {text[0]}: {error.strerror}", mend or "make setup installs what is needed") from None
+        raise UserError(
+            f"cannot run {text[0]}: {error.strerror}", mend or "make setup installs what is needed"
+        ) from None
     if done.returncode:
         tail = "\n".join(said.decode(errors="replace").splitlines()[-TAIL_LINES:])
         if tail:
             print(tail, file=sys.stderr)
-        raise UserError(f"{Path(text[0]).name} failed with exit code {done.returncode}: {command_line(text)[:300]}", mend)
+        raise UserError(
+            f"{Path(text[0]).name} failed with exit code {done.returncode}: {command_line(text)[:300]}", mend
+        )
     return done.stdout or b""

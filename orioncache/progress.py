@@ -1,4 +1,4 @@
-"""Progress of long steps on standard error: a live line on a terminal, plain lines elsewhere. Workbench only."""
+"""Progress of long steps on standard error: a live line on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -41,14 +41,25 @@ class Step:
         if time.monotonic() - self._said >= PLAIN_INTERVAL:
             self._said = time.monotonic()
             share = f" {100 * self.done / self.total:.0f}%" if self.total else ""
-            print(f"  {self.title}{share} ({self.elapsed:.0f} s) {self.note}".rstrip(), file=sys.stderr, flush=True)
+            print(
+                f"  {self.title}{share} ({self.elapsed:.0f} s) {self.note}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 class _LiveStep(Step):
     def __init__(self, title: str, total: float | None) -> None:
         super().__init__(title, total)
         from rich.console import Console  # noqa: PLC0415
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn  # noqa: PLC0415, E501
+        from rich.progress import (  # noqa: PLC0415
+            BarColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
         if total:

@@ -40,7 +40,10 @@ def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_failed_program_gives_its_last_lines_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError) as failed:
-        run([sys.executable, "-c", "import sys; print('why it failed', file=sys.stderr); sys.exit(3)"], mend="try again")
+        run(
+            [sys.executable, "-c", "import sys; print('why it failed', file=sys.stderr); sys.exit(3)"],
+            mend="try again",
+        )
     assert "exit code 3" in failed.value.message
     assert failed.value.mend == "try again"
     assert "why it failed" in capsys.readouterr().err
