@@ -52,7 +52,7 @@ class Cell:
         to_ram: the same for ``ram``.
         calls: median of RPCs that the node sent.
         read_mb: median of MiB read from servers.
-        hit_ratio: part of the cache's lookups that found their block; None without a cache or lookups.
+        hit_ratio: median of :func:`hit_ratio`; None without a cache.
         memory_mb: median of MiB in use by the guest when ready.
         daemon_mb: median of MiB resident in the cache's process; None without a cache.
     """
@@ -90,14 +90,17 @@ def spread(samples: Sequence[Sample]) -> float | None:
     return (max(boots) - min(boots)) / statistics.median(boots)
 
 
-def hit_ratio(cache: dict[str, Any]) -> float | None:
-    """Hits over lookups of a cache's status; None without any."""
-    counts = cache.get("cache", cache)
-    if not isinstance(counts, dict):
+def hit_ratio(status: dict[str, Any]) -> float | None:
+    """Of what a cache was asked for, the part that took no read on a server; None if it was asked for nothing.
+
+    The store's own misses would leave out what its index did not know, which is not looked up in it at all.
+    """
+    counts, servers = status.get("cache"), status.get("servers")
+    if not isinstance(counts, dict) or not isinstance(servers, list):
         return None
     hits = sum(_number(counts.get(name)) for name in ("hits", "packed_hits", "zero_hits"))
-    lookups = hits + _number(counts.get("misses"))
-    return hits / lookups if lookups else None
+    reads = sum(_number(server.get("reads")) for server in servers if isinstance(server, dict))
+    return hits / (hits + reads) if hits + reads else None
 
 
 def _number(value: object) -> float:

@@ -100,18 +100,22 @@ def test_links_come_in_order_and_variants_as_they_ran():
 
 
 @pytest.mark.parametrize(
-    ("cache", "ratio"),
+    ("status", "ratio"),
     [
         ({}, None),
-        ({"cache": {"hits": 0, "misses": 0}}, None),
-        ({"cache": {"hits": 5, "packed_hits": 2, "zero_hits": 1, "misses": 2}}, 0.8),
-        ({"cache": "none"}, None),
-        ({"cache": {"hits": "many", "misses": 3}}, 0),
+        ({"cache": {"hits": 0}, "servers": [{"reads": 0}]}, None),
+        (
+            {"cache": {"hits": 5, "packed_hits": 2, "zero_hits": 1}, "servers": [{"reads": 2}, {"reads": 0}]},
+            0.8,
+        ),
+        ({"cache": {"hits": 84, "misses": 0}, "servers": [{"reads": 84}]}, 0.5),
+        ({"cache": "none", "servers": []}, None),
+        ({"cache": {"hits": "many"}, "servers": [{"reads": 3}, "gone"]}, 0),
         ({"error": "no answer"}, None),
     ],
 )
-def test_hit_ratio(cache, ratio):
-    assert hit_ratio(cache) == ratio
+def test_hit_ratio(status, ratio):
+    assert hit_ratio(status) == ratio
 
 
 @pytest.mark.parametrize(
@@ -134,7 +138,18 @@ def test_one_line_is_one_line():
 def test_table_shows_figures():
     text = console_text(
         document(
-            sample("nfs", 1), sample("orion", 1, userland=2.0, cache={"cache": {"hits": 3, "misses": 1}})
+            sample("nfs", 1),
+            sample(
+                "orion",
+                1,
+                userland=2.0,
+                cache={
+                    "cache": {
+                        "hits": 3,
+                    },
+                    "servers": [{"reads": 1}],
+                },
+            ),
         )
     )
     row = next(line for line in text.splitlines() if line.startswith("orion"))
