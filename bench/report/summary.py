@@ -91,7 +91,7 @@ def spread(samples: Sequence[Sample]) -> float | None:
 
 
 def hit_ratio(status: dict[str, Any]) -> float | None:
-    """Of what a cache was asked for, the part that took no read on a server; None if it was asked for nothing.
+    """The part of what a cache was asked for that took no read on a server; None if it was asked nothing.
 
     The store's own misses would leave out what its index did not know, which is not looked up in it at all.
     """
