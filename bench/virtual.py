@@ -1,7 +1,7 @@
 """The virtual clock: everything inside one guest, counted in instructions.
 
-Servers are the guest kernel's own nfsd in network namespaces, links are veth pairs with netem, as guest/init.sh
-makes them, and the root lies in memory: every wait is a timer of the guest's and nothing on the clock is real.
+Servers are the guest kernel's own nfsd in network namespaces, links are veth pairs with netem, as in
+guest/init.sh, and the root lies in memory: every wait is a timer of the guest's, nothing on it is real.
 """
 
 from collections.abc import Callable, Iterator
