@@ -35,6 +35,8 @@ STAND_INS = {
     "ssl": "ssl.py",
     "pickle": "pickle.py",
     "importlib.metadata": "importlib_metadata.py",
+    "trio._dtls": "trio_dtls.py",
+    "idna": "idna.py",
 }
 # Packages of ours, whose imports inside of functions are followed too: they happen on a node, if later.
 OWN = ("orioncache",)
