@@ -4,6 +4,7 @@ import dataclasses
 import os
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,8 +110,9 @@ def debian_root(init: str = "runit", suite: str = SUITE) -> Path:
     log = path.with_suffix(".log")
     log.unlink(missing_ok=True)
     command: list[str | Path] = [
-        # The chroot's mounts and daemons live in namespaces that end with the build, however it ends: nothing
-        # is left mounted below a directory that is about to be removed.
+        # The chroot's mounts and daemons live in namespaces that end with the build, which ends with us,
+        # however that comes: nothing is left mounted below a directory that is about to be removed.
+        *(require("setpriv", "util-linux"), "--pdeathsig", "KILL", "--"),
         require("unshare", "util-linux"),
         *("--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
         require("mmdebstrap", "mmdebstrap"),
@@ -125,14 +127,21 @@ def debian_root(init: str = "runit", suite: str = SUITE) -> Path:
     with (
         step(f"building a Debian root with {init}", "half a minute to three, 200 MB") as progress,
         replacing_directory(path) as aside,
+        tempfile.TemporaryDirectory(prefix="orion-root-") as temporary,
     ):
         progress.update(note=f"log: {log}")
-        run(
-            [*command, aside, *_host_sources(suite)],
-            env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
-            log=log,
-            mend=f"are Debian's mirrors reached? is there 1 GB of room in {path.parent}? the log is {log}",
-        )
+        environment = {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive", "TMPDIR": temporary}
+        mend = f"are Debian's mirrors reached? is there 1 GB of room in {path.parent}? the log is {log}"
+        try:
+            run(
+                [*command, aside, *_host_sources(suite)],
+                env={**os.environ, **environment},
+                log=log,
+                mend=mend,
+            )
+        except KeyboardInterrupt:
+            log.unlink()
+            raise
     log.unlink()
     return path
 
