@@ -126,6 +126,9 @@ def boot(machine: Machine, directory: Path, timeout: float, stop: threading.Even
         stop: ends the boot early when set by another thread.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    for name in ("console", "port"):
+        # An earlier bench's verdict must not be taken for this one's.
+        (directory / name).unlink(missing_ok=True)
     command = machine.command(directory)
     (directory / "command").write_text(command_line(command) + "\n")
     started = time.monotonic()

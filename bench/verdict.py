@@ -46,7 +46,7 @@ class Report:
             "workload": "workload",
             "initramfs": "userland",
             "start": "initramfs",
-            "kernel": "the bench's scene",
+            "kernel": "scene",
         }
         return next((phase for mark, phase in phases.items() if mark in self.marks), "kernel")
 
