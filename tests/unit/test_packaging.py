@@ -10,7 +10,6 @@ import pytest
 TOP = Path(__file__).parents[2]
 HEAVY = (
     "rich",
-    "plotly",
     "jinja2",
     "msgspec",
     "numpy",
