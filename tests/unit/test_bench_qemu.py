@@ -86,11 +86,8 @@ def test_other_ends_are_told_apart(tmp_path, script, error):
 
 
 def test_a_guest_that_hangs_is_ended(tmp_path):
-    outcome = play('printf "mark kernel 1\\n" >"$1/port"; exec sleep 1000', tmp_path, timeout=0.5)
-    assert (
-        "gave no verdict within 0 s" in outcome.error
-        or "hung in the phase the bench's scene" in outcome.error
-    )
+    outcome = play('printf "mark kernel 1\\n" >"$1/port"; exec sleep 1000', tmp_path, timeout=1)
+    assert outcome.error == "the guest gave no verdict within 1 s; it hung in the phase scene"
     assert outcome.real_s < 10
 
 
