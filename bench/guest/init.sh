@@ -98,6 +98,9 @@ if [ "$tmpfs" = 1 ]; then
     busybox umount /bench/root
 fi
 if [ "$clock" = virtual ] && [ "$servers" -gt 0 ]; then
+    step="warming the servers' page cache"
+    # As a server's is that boots a room of nodes. Cold, the default root's 27 MB cost 0.06 s more.
+    busybox find /bench/root -xdev -type f -exec busybox cat {} + >/dev/null
     step='making the link'
     link
     number=1
