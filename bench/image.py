@@ -24,6 +24,8 @@ PROGRAMS = {
     "tc.elf": ("tc", "iproute2"),
 }
 
+IMAGES_KEPT = 16  # 13 MB each
+
 MARK_HOOK = b"#!/bench/bin/busybox sh\nexec /bench/bin/guest mark initramfs\n"
 FAILURE_HOOK = b'#!/bench/bin/busybox sh\nexec /bench/bin/guest fail "the node\'s init: $1"\n'
 
@@ -42,14 +44,23 @@ def bench_image(extra: Mapping[str, Path | bytes], *, node_image: Path) -> Path:
     files = {**_scene(), **{name: _content(item) for name, item in extra.items()}}
     bench = pack({name: Entry.file(data, executable=True) for name, data in files.items()})
     node = node_image.read_bytes()
-    path = cache_directory("bench") / f"initrd-{content_key(node, bench)}.cpio"
+    directory = cache_directory("bench")
+    path = directory / f"initrd-{content_key(node, bench)}.cpio"
     if not path.exists():
+        _forget_old(directory)
         with replacing(path) as file:
             file.write(node)
             # Archives are found at multiples of four bytes.
             file.write(b"\0" * (-len(node) % 4))
             file.write(bench)
     return path
+
+
+def _forget_old(directory: Path) -> None:
+    """Makes room for one more image. QEMU has read its own by the time that so many others were made."""
+    images = sorted(directory.glob("initrd-*.cpio"), key=lambda path: path.stat().st_mtime)
+    for path in images[: 1 - IMAGES_KEPT]:
+        path.unlink(missing_ok=True)
 
 
 def _content(item: Path | bytes) -> bytes:
