@@ -10,11 +10,14 @@ from pathlib import Path
 
 from orioncache.atomic import replacing_directory
 from orioncache.errors import UserError
-from orioncache.paths import cache_directory, content_key
+from orioncache.paths import cache_directory, content_key, require_room
 from orioncache.process import require, run
 from orioncache.progress import step
 
 SUITE = "bookworm"
+
+# What a root takes on disk while apt still has the packages (bytes).
+BUILD_BYTES = 1_000_000_000
 
 # What PID 1 is made of, by the name of its family.
 # systemd waits 90 s for a serial console that no udev has announced.
@@ -107,6 +110,7 @@ def debian_root(init: str = "runit", suite: str = SUITE) -> Path:
         raise UserError(
             "a root tree with its owners and devices is built by root only", "run it as root (sudo)"
         )
+    require_room(path.parent, BUILD_BYTES, "a Debian root")
     log = path.with_suffix(".log")
     log.unlink(missing_ok=True)
     command: list[str | Path] = [

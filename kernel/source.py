@@ -3,12 +3,11 @@
 import dataclasses
 import os
 import re
-import shutil
 from pathlib import Path
 
 from orioncache.atomic import replacing_directory
 from orioncache.errors import UserError
-from orioncache.paths import cache_directory, content_key
+from orioncache.paths import cache_directory, content_key, require_room
 from orioncache.process import require, run
 from orioncache.progress import step
 
@@ -39,13 +38,7 @@ class Source:
         if self.tarball is None or self.directory.is_dir():
             return
         require("xz", "xz-utils")
-        free = shutil.disk_usage(self.directory.parent).free
-        if free < UNPACKED_BYTES:
-            raise UserError(
-                f"{self.directory.parent} has {free / 1e9:.1f} GB free, and the kernel's source takes "
-                f"{UNPACKED_BYTES / 1e9:.1f} GB",
-                "free some space, or point ORION_CACHE at another disk",
-            )
+        require_room(self.directory.parent, UNPACKED_BYTES, "the kernel's source")
         with (
             step(f"unpacking {self.tarball.name}", "half a minute, 1.7 GB"),
             replacing_directory(self.directory) as aside,

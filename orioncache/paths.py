@@ -2,7 +2,10 @@
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
+
+from orioncache.errors import UserError
 
 
 def cache_directory(kind: str) -> Path:
@@ -26,3 +29,22 @@ def content_key(*parts: str | bytes) -> str:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
+
+
+def require_room(directory: Path, needed: int, what: str) -> None:
+    """Makes sure that something to be built fits, before minutes are spent on it.
+
+    Args:
+        directory: where it will be; it exists.
+        needed: bytes that it takes while it is built.
+        what: its name, for people ("the kernel's source").
+
+    Raises:
+        UserError: there is less room.
+    """
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise UserError(
+            f"{directory} has {free / 1e9:.1f} GB free, and {what} takes {needed / 1e9:.1f} GB",
+            "free some space, or point ORION_CACHE at another disk",
+        )
