@@ -2,8 +2,8 @@
 
 It is started from the initramfs and serves the node's root until power-off. It exits 0 once the mount can be
 used, and leaves behind a process that nothing at shutdown kills, that stays in RAM, and that never opens a
-path of the root that it serves: descriptors and working directory are taken while the initramfs is still the
-    root, where its files stay.
+path of the root that it serves: descriptors and working directory are taken while the initramfs, where its
+files stay, is still the root.
 """
 
 import ctypes
@@ -90,8 +90,7 @@ def _stay_alive() -> None:
 
 def _rename(name: bytes) -> None:
     """Writes another command line over our own, where the kernel shows it."""
-    # After the command's name, which may hold anything: fields 48 and 49 are where the arguments begin and
-    # end.
+    # After the command's name, which may hold anything: where the arguments begin (field 48) and end (49).
     fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
     begin, end = int(fields[45]), int(fields[46])
     if end - begin <= len(name):

@@ -27,7 +27,6 @@ log = logging.getLogger("orioncache")
 # Descriptors that we would like to be allowed: directories and files kept open, for each server.
 DESCRIPTORS = 65536
 
-
 # Requests that are worked on at the same time: those that wait for a dead server must not hold up the others.
 # And tasks that wait for the next ones.
 TASKS = 1000

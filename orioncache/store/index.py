@@ -15,13 +15,11 @@ def file_version(identity: bytes, size: int, mtime_ns: int, ctime_ns: int) -> by
 
     Args:
         identity: which file; any bytes that mean the same file each time, and on each server if entries shall
-        survive
-            a change of server.
+            survive a change of server.
         size: bytes.
         mtime_ns: time of the last write, in nanoseconds; may be negative.
         ctime_ns: time of the last change, in nanoseconds. Servers that were filled one by one differ in it:
-        leave it
-            0 if entries shall survive a change of server.
+            leave it 0 if entries shall survive a change of server.
     """
     stamps = b"".join(value.to_bytes(12, "little", signed=True) for value in (size, mtime_ns, ctime_ns))
     return native.digest(stamps + identity)

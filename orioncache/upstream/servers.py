@@ -83,7 +83,7 @@ class UpstreamSet:
 
         Raises:
             OSError: an answer about the file, such as ENOENT; or, if no server could answer, the first
-            failure.
+                failure.
         """
         failure: OSError | None = None
         give_up = trio.current_time() + GIVE_UP
