@@ -130,7 +130,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="keep each boot's logs (in DIR: bench-logs)",
     )
-    out.add_argument("--dry-run", action="store_true", help="print the commands instead; builds nothing")
+    out.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the commands that build the kernel and boot, and run none; the root that they name is built",
+    )
     parser.set_defaults(run=run)
 
 
