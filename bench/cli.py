@@ -133,7 +133,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     out.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the commands that build the kernel and boot, and run none; the root that they name is built",
+        help="print the commands that build the kernel and boot, run none; the root they name is built",
     )
     parser.set_defaults(run=run)
 
