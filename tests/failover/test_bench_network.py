@@ -14,11 +14,12 @@ from orioncache.bench import netns
 from orioncache.bench.ganesha import Ganesha, servers
 from orioncache.bench.netns import Shape, lan, socket_inside, sweep
 from orioncache.errors import UserError
+from tests import needs
 from tests.waiting import wait_until
 
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
-    pytest.mark.skipif(shutil.which("ganesha.nfsd") is None, reason="nfs-ganesha is not installed"),
+    needs.ROOT,
+    needs.GANESHA,
 ]
 
 # Makes a network with two servers, says so, and waits to be ended.

@@ -4,7 +4,6 @@ This machine's kernel need not have an NFS client: the node is a guest under QEM
 """
 
 import hashlib
-import os
 import random
 import shutil
 import subprocess
@@ -17,10 +16,10 @@ from orioncache.bench.ganesha import Ganesha, servers
 from orioncache.bench.netns import lan
 from orioncache.initramfs.build import build_initramfs
 from orioncache.kernel.build import build_kernel
+from tests import needs
+from tests.needs import BUSYBOX_PROGRAM, QEMU_PROGRAM
 from tests.waiting import wait_until
 
-QEMU = "qemu-system-x86_64"
-BUSYBOX = Path("/bin/busybox")
 SIZE = 160 << 20
 
 # Seconds. It takes 20 on an idle machine under TCG.
@@ -49,12 +48,7 @@ echo end >&3
 /bin/busybox poweroff -f
 """
 
-pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces and taps need root"),
-    pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"{QEMU} is not installed"),
-    pytest.mark.skipif(shutil.which("ganesha.nfsd") is None, reason="nfs-ganesha is not installed"),
-    pytest.mark.skipif(not BUSYBOX.is_file(), reason="busybox-static is not installed"),
-]
+pytestmark = [needs.ROOT, needs.QEMU, needs.GANESHA, needs.BUSYBOX]
 
 
 @pytest.fixture
@@ -63,7 +57,7 @@ def copies(tmp_path: Path) -> tuple[list[Path], str]:
     root = tmp_path / "first"
     for name in ("bin", "sbin", "proc", "dev", "run", "directory"):
         (root / name).mkdir(parents=True)
-    shutil.copy(BUSYBOX, root / "bin/busybox")
+    shutil.copy(BUSYBOX_PROGRAM, root / "bin/busybox")
     (root / "sbin/init").write_text(INIT)
     (root / "sbin/init").chmod(0o755)
     data = random.Random(0).randbytes(SIZE)
@@ -90,7 +84,8 @@ def test_reading_goes_on_from_the_other_server(
             f"ip={net.node_address}:::255.255.255.0:node:eth0:none",
         ]
         command = [
-            *("ip", "netns", "exec", net.space, QEMU, "-machine", "pc", "-accel", "tcg", "-cpu", "max"),
+            *("ip", "netns", "exec", net.space),
+            *(QEMU_PROGRAM, "-machine", "pc", "-accel", "tcg", "-cpu", "max"),
             *("-m", "768", "-display", "none", "-no-reboot", "-nodefaults"),
             *("-kernel", str(build_kernel(["bench"]).image), "-initrd", str(build_initramfs())),
             *("-append", " ".join(words), "-serial", f"file:{console}"),

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from orioncache.bench.root import debian_root
+from tests import needs
 from tests.waiting import wait_until
 
 pytestmark = [
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86 is not installed"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="building a Debian root needs root rights"),
+    needs.QEMU,
+    needs.ROOT,
     pytest.mark.timeout(3600),  # without a kernel and a root in the cache, they are built
 ]
 
@@ -120,7 +121,7 @@ def test_a_kernel_that_panics_is_told_with_its_console():
     assert "Traceback" not in errors
 
 
-@pytest.mark.skipif(shutil.which("ganesha.nfsd") is None, reason="nfs-ganesha is not installed")
+@needs.GANESHA
 def test_the_wall_clock_boots_from_servers_outside(tmp_path):
     workload = script(tmp_path / "true", "#!/bin/sh\nexit 0\n")
     code, _, errors = bench(

@@ -8,7 +8,6 @@ import select
 import shutil
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,21 +16,16 @@ from orioncache.bench.netns import lan
 from orioncache.initramfs.build import build_initramfs
 from orioncache.initramfs.cpio import Entry, pack
 from orioncache.kernel.build import build_kernel
-
-QEMU = "qemu-system-x86_64"
-BUSYBOX = Path("/bin/busybox")
+from tests import needs
+from tests.needs import BUSYBOX_PROGRAM, QEMU_PROGRAM
 
 # Seconds. A boot takes 5 to 15 on an idle machine under TCG.
 BOOT_DEADLINE = 240
 
 pytestmark = [
-    pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"{QEMU} is not installed"),
-    pytest.mark.skipif(not BUSYBOX.is_file(), reason="busybox-static is not installed"),
+    needs.QEMU,
+    needs.BUSYBOX,
     pytest.mark.timeout(3600),  # without a kernel in the cache, one is built
-]
-needs_servers = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces and taps need root"),
-    pytest.mark.skipif(shutil.which("ganesha.nfsd") is None, reason="nfs-ganesha is not installed"),
 ]
 
 REPORT_FAILURE = '#!/bin/sh\necho "HOOK says $1"\n'
@@ -46,7 +40,7 @@ def boot(tmp_path, arguments, files=None, *, talk=(), before=(), devices=()):
 
     ``talk`` has pairs: what to wait for on the console, and what to type then.
     """
-    extra = {"tiny/bin/busybox": Entry.file(BUSYBOX.read_bytes(), executable=True)}
+    extra = {"tiny/bin/busybox": Entry.file(BUSYBOX_PROGRAM.read_bytes(), executable=True)}
     extra |= {"tiny/bin/sh": Entry.link("busybox"), "tiny/sbin/init": Entry.link("/etc/real-init")}
     extra |= {"tiny/etc/real-init": Entry.file(TINY_INIT.encode(), executable=True)}
     extra |= {"empty/usr/nothing": Entry.file(b"")}
@@ -57,7 +51,7 @@ def boot(tmp_path, arguments, files=None, *, talk=(), before=(), devices=()):
     command = [
         *before,
         *(
-            QEMU,
+            QEMU_PROGRAM,
             "-machine",
             "pc",
             "-accel",
@@ -219,7 +213,7 @@ def exported(tmp_path):
     root = tmp_path / "root"
     for name in ("bin", "sbin"):
         (root / name).mkdir(parents=True)
-    shutil.copy(BUSYBOX, root / "bin/busybox")
+    shutil.copy(BUSYBOX_PROGRAM, root / "bin/busybox")
     (root / "bin/sh").symlink_to("busybox")
     (root / "sbin/init").write_text(NFS_INIT)
     (root / "sbin/init").chmod(0o755)
@@ -252,8 +246,9 @@ def check_boot(said, root):
     return seen
 
 
-@pytest.mark.parametrize("mark", [pytest.param(None, marks=needs_servers)], ids=["root"])
-def test_boots_through_the_cache_with_the_second_server_missing(tmp_path, exported, mark):
+@needs.ROOT
+@needs.GANESHA
+def test_boots_through_the_cache_with_the_second_server_missing(tmp_path, exported):
     with lan(servers=2) as net, servers(net, [exported, exported]) as running:
         running[1].kill()
         first, second = net.addresses
@@ -265,8 +260,9 @@ def test_boots_through_the_cache_with_the_second_server_missing(tmp_path, export
     assert seen["daemon"] == "1"
 
 
-@pytest.mark.parametrize("mark", [pytest.param(None, marks=needs_servers)], ids=["root"])
-def test_boots_over_plain_nfs(tmp_path, exported, mark):
+@needs.ROOT
+@needs.GANESHA
+def test_boots_over_plain_nfs(tmp_path, exported):
     with lan(servers=1) as net, servers(net, [exported]):
         said = boot_over_nfs(tmp_path, net, f"root=nfs4:{net.addresses[0]}:/export:rsize=65536")
     seen = check_boot(said, exported)
@@ -274,8 +270,9 @@ def test_boots_over_plain_nfs(tmp_path, exported, mark):
     assert "rsize=65536" in seen["lower"]
 
 
-@pytest.mark.parametrize("mark", [pytest.param(None, marks=needs_servers)], ids=["root"])
-def test_every_server_that_fails_is_named_with_its_reason(tmp_path, exported, mark):
+@needs.ROOT
+@needs.GANESHA
+def test_every_server_that_fails_is_named_with_its_reason(tmp_path, exported):
     with lan(servers=2) as net, servers(net, [exported, exported]) as running:
         running[1].kill()
         first, second = net.addresses

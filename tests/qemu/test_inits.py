@@ -1,6 +1,5 @@
 """The default workload as the last boot step of Debian roots with other inits, for real."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -9,13 +8,14 @@ import pytest
 
 from orioncache.bench import sample
 from orioncache.bench.root import OWN_INIT, debian_root
+from tests import needs
 
 pytestmark = [
     # Builds two roots and boots three machines: four minutes.
     pytest.mark.slow,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif(os.geteuid() != 0, reason="building a root needs root"),
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86 is not installed"),
+    needs.ROOT,
+    needs.QEMU,
     pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="mmdebstrap is not installed"),
 ]
 

@@ -12,9 +12,8 @@ import pytest
 from orioncache.bench.ganesha import servers
 from orioncache.bench.netns import lan
 from orioncache.kernel.build import build_kernel
-
-QEMU = "qemu-system-x86_64"
-BUSYBOX = Path("/bin/busybox")
+from tests import needs
+from tests.needs import BUSYBOX_PROGRAM, QEMU_PROGRAM
 
 # Seconds. It takes 5 on an idle machine under TCG.
 BOOT_DEADLINE = 240
@@ -40,18 +39,13 @@ done
 /bin/busybox poweroff -f
 """
 
-pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces and taps need root"),
-    pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"{QEMU} is not installed"),
-    pytest.mark.skipif(shutil.which("ganesha.nfsd") is None, reason="nfs-ganesha is not installed"),
-    pytest.mark.skipif(not BUSYBOX.is_file(), reason="busybox-static is not installed"),
-]
+pytestmark = [needs.ROOT, needs.QEMU, needs.GANESHA, needs.BUSYBOX]
 
 
 def make_root(root: Path) -> bytes:
     for name in ("bin", "sbin", "proc", "dev"):
         (root / name).mkdir(parents=True)
-    shutil.copy(BUSYBOX, root / "bin/busybox")
+    shutil.copy(BUSYBOX_PROGRAM, root / "bin/busybox")
     init = root / "sbin/init"
     init.write_text(INIT)
     init.chmod(0o755)
@@ -77,7 +71,8 @@ def test_kernel_mounts_nfs_root_without_initramfs(tmp_path):
             f"nfsroot={server}:/export,vers=4.1 ip={net.node_address}:{server}::255.255.255.0:node:eth0:off"
         )
         command = [
-            *("ip", "netns", "exec", net.space, QEMU, "-machine", "pc", "-accel", "tcg", "-cpu", "max"),
+            *("ip", "netns", "exec", net.space),
+            *(QEMU_PROGRAM, "-machine", "pc", "-accel", "tcg", "-cpu", "max"),
             *("-m", "512", "-display", "none", "-no-reboot", "-nodefaults"),
             *("-kernel", str(kernel.image), "-append", arguments, "-serial", f"file:{console}"),
             *("-netdev", f"tap,id=net,ifname={net.tap},script=no,downscript=no"),

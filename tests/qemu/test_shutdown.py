@@ -1,15 +1,15 @@
 """A node's shutdown ends every process but the cache, whose root the shutdown itself runs from."""
 
-import os
-import shutil
 import subprocess
 import sys
 
 import pytest
 
+from tests import needs
+
 pytestmark = [
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86 is not installed"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="building a Debian root needs root rights"),
+    needs.QEMU,
+    needs.ROOT,
     pytest.mark.timeout(3600),  # without a kernel and a root in the cache, they are built
 ]
 
