@@ -214,7 +214,7 @@ def _make(tree: Source, work: Path, log: Path, jobs: int, expected: int) -> int:
     # A session of its own: a Ctrl-C reaches us alone, and we end make with all that it started.
     with (
         step("compiling the kernel", cost, total=expected) as progress,
-        log.open("w") as file,
+        log.open("w", buffering=1) as file,  # by lines, so that the log can be followed
         subprocess.Popen(
             command,
             env=_make_environment(tree),
