@@ -1,5 +1,6 @@
 """The layers of the suite, in order of their cost, each told apart in the closing summary."""
 
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,11 @@ HERE = Path(__file__).parent
 
 def _layer(path: Path) -> str:
     return path.relative_to(HERE).parts[0]
+
+
+def pytest_configure() -> None:
+    # A shell's background job ignores SIGINT, and hands that on to all its children; tests send it to some.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
