@@ -169,6 +169,11 @@ def test_control_socket_answers_bad_requests(tree: Path, start_cache: StartCache
 def test_status_of_a_stopped_cache_is_an_error_within_a_second(tree: Path, start_cache: StartCache) -> None:
     cache = start_cache(tree)
     cache.process.send_signal(signal.SIGSTOP)
+    tasks = Path(f"/proc/{cache.process.pid}/task")
+    wait_until(
+        lambda: all(b") T " in (task / "stat").read_bytes() for task in tasks.iterdir()),
+        "all threads stand still",
+    )
     started = time.monotonic()
     with pytest.raises(UserError, match="no answer within 1 s"):
         client.status(str(cache.socket))
