@@ -18,6 +18,8 @@ bench: setup ## build kernel, initramfs and a Debian root, boot them, print wher
 	@$(ORION) bench $(ARGS)
 
 test: setup ## every layer of tests: unit, native, FUSE, failover, QEMU (ARGS="-k …")
+	@# The kernel is built here and not by the first test that boots it: with progress on the screen.
+	@$(if $(ARGS),,$(ORION) kernel build --fragment bench)
 	@$(PYTHON) -m pytest $(ARGS)
 
 lint: setup ## ruff, mypy --strict, shellcheck, the C compiler's warnings as errors
