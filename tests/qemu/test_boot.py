@@ -1,5 +1,6 @@
 """Whole boots by the bench: what a node sees through the cache, both clocks, and boots that fail."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -69,11 +70,14 @@ def left_behind(pid):
 
 def guests(parent):
     """Process ids of the QEMUs that a bench has started."""
-    children = Path(f"/proc/{parent}/task").glob("*/children")
-    found = [int(pid) for listed in children for pid in listed.read_text().split()]
-    return [
-        pid for pid in found if b"qemu-system" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
-    ]
+    found = []
+    for listed in Path(f"/proc/{parent}/task").glob("*/children"):
+        # A child may end between being listed and being looked at.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for pid in listed.read_text().split():
+                program = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+                found += [int(pid)] if b"qemu-system" in program else []
+    return found
 
 
 def test_a_node_on_the_cache_sees_every_byte_of_its_root(tmp_path):

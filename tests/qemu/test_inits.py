@@ -11,9 +11,7 @@ from orioncache.bench.root import OWN_INIT, debian_root
 from tests import needs
 
 pytestmark = [
-    # Builds two roots and boots three machines: four minutes.
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(1800),  # two roots are built the first time
     needs.ROOT,
     needs.QEMU,
     pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="mmdebstrap is not installed"),
