@@ -43,7 +43,7 @@ install_packages() {
     wanted=$(missing_packages)
     [ -n "$wanted" ] || return 0
     [ "$(id -u)" = 0 ] || die "not installed: $wanted" "run make setup as root, or as root: apt-get install $wanted"
-    echo "installing Debian packages (about 450 MB of downloads, one to three minutes): $wanted"
+    echo "installing Debian packages (all of them are 450 MB of downloads, one to three minutes): $wanted"
     # Servers come along (nfs-ganesha); the bench starts its own, so keep Debian from starting any.
     if [ ! -e $POLICY ]; then
         policy_is_ours=yes
