@@ -7,13 +7,12 @@ guest/init.sh, and the root lies in memory: every wait is a timer of the guest's
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from orioncache.bench.netns import FIRST_SERVER, SERVER_ADDRESS
 from orioncache.bench.plan import Run
 from orioncache.bench.qemu import Machine
 from orioncache.bench.scene import Scene
 
-# guest/init.sh gives the servers these addresses, and their export is the root of what they serve.
-SERVER_ADDRESS = "10.77.0.{}"
-FIRST_SERVER = 11
+# guest/init.sh gives its servers netns.py's addresses, and their export is the root of what they serve.
 EXPORT = "/"
 
 

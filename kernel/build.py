@@ -19,7 +19,7 @@ from orioncache.errors import UserError
 from orioncache.kernel.config import configure, environment
 from orioncache.kernel.fragments import Fragment, load, merge
 from orioncache.kernel.source import Source, find_source
-from orioncache.paths import cache_directory, content_key
+from orioncache.paths import cache_directory, content_key, require_room
 from orioncache.process import command_line, require, run
 from orioncache.progress import step
 
@@ -166,13 +166,7 @@ def _make_environment(tree: Source) -> dict[str, str]:
 
 def _build(tree: Source, pieces: Sequence[Fragment], work: Path, result: Path, jobs: int) -> None:
     tree.unpack()
-    free = shutil.disk_usage(work.parent if work.parent.is_dir() else result.parents[1]).free
-    if free < BUILD_BYTES:
-        need = f"a kernel's build takes {BUILD_BYTES / 1e9:.1f} GB"
-        raise UserError(
-            f"{result.parents[1]} has {free / 1e9:.1f} GB free; {need}",
-            "free some space, or point ORION_CACHE at another disk",
-        )
+    require_room(cache_directory("kernel"), BUILD_BYTES, "a kernel's build")
     started = time.monotonic()
     log = cache_directory("kernel") / "log" / f"{result.name}.log"
     log.parent.mkdir(exist_ok=True)
