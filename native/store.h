@@ -1,0 +1,41 @@
+/* Blocks in RAM, by the first 16 bytes of their digests: as they are, then packed with lz4, each level with its budget
+ * in bytes and SIEVE. The Python BlockStore (orioncache/store/blockstore.py) is the same, and decides the same.
+ */
+#ifndef ORION_STORE_H
+#define ORION_STORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define ORION_KEY_SIZE 16
+
+/* A block in memory; never changes, and lives for as long as somebody holds it. */
+struct orion_block {
+	_Atomic uint32_t holders;
+	uint32_t length;
+	uint8_t bytes[];
+};
+
+struct orion_block *orion_block_create(size_t length); /* held once; NULL: no memory */
+void orion_block_hold(struct orion_block *block);
+void orion_block_release(struct orion_block *block); /* NULL is allowed */
+
+struct orion_store; /* all functions may be called from any thread */
+
+struct orion_store_statistics {
+	uint64_t hits, packed_hits, zero_hits, misses, duplicates, demotions, evictions, verify_failures;
+	uint64_t raw_blocks, raw_bytes, packed_blocks, packed_bytes, packed_content_bytes, cache_size, compressed_size;
+};
+
+int orion_store_create(size_t cache_size, size_t compressed_size, struct orion_store **ret);
+void orion_store_destroy(struct orion_store *store);
+
+/* The block, held for the caller; NULL if it is not here. Unpacks, and verifies what it unpacks. */
+struct orion_block *orion_store_get(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE]);
+
+/* Keeps a block, for which it takes a hold of its own; the key is believed. */
+void orion_store_put(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE], struct orion_block *block);
+
+void orion_store_statistics(struct orion_store *store, struct orion_store_statistics *ret);
+
+#endif
