@@ -8,17 +8,21 @@ from pathlib import Path
 from cffi import FFI
 
 TOP = Path(__file__).resolve().parents[2]
-# setuptools wants paths relative to the tree's top, and runs there.
-SOURCES = ["native/block.c", "native/memory.c"]
+
+
+def _all(pattern: str) -> list[str]:
+    # setuptools wants paths relative to the tree's top, and runs there.
+    return sorted(str(path.relative_to(TOP)) for path in (TOP / "native").glob(pattern))
+
 
 ffi = FFI()
 ffi.cdef((TOP / "native/orion.cdef").read_text(encoding="ascii"))
 ffi.set_source(
     "orioncache.native._orion",
     '#include "orion.h"',
-    sources=SOURCES,
-    depends=["native/orion.h", "native/orion.cdef"],
+    sources=_all("*.c"),
+    depends=[*_all("*.h"), *_all("*.cdef")],
     include_dirs=["native"],
-    libraries=["xxhash", "lz4"],
+    libraries=["xxhash", "lz4", "sodium", "pthread"],
     extra_compile_args=["-std=c11", "-O2", "-Wall", "-Wextra"],
 )

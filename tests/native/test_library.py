@@ -1,4 +1,4 @@
-"""liborion itself: its warnings, its C test, its fuzz target, what it does to a process."""
+"""liborion itself: its warnings, its C tests, its fuzz targets, what it does to a process."""
 
 import errno
 import os
@@ -30,15 +30,20 @@ def test_gcc_and_clang_have_nothing_to_say():
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_c_test_under_sanitizers(tmp_path):
+def test_c_tests_under_sanitizers(tmp_path):
     done = make("check", f"BUILD={tmp_path}")
     assert done.returncode == 0, done.stdout
-    assert "test_block: ok" in done.stdout
+    tests = [path.stem for path in NATIVE.glob("tests/test_*.c")]
+    assert tests
+    for test in tests:
+        assert f"{test}: ok" in done.stdout
 
 
 @needs_clang
-def test_fuzz_unpack_for_a_few_seconds(tmp_path):
-    done = make("fuzz", f"BUILD={tmp_path}", "FUZZ_SECONDS=4")
+@pytest.mark.parametrize("target", sorted(path.stem for path in NATIVE.glob("fuzz/fuzz_*.c")))
+def test_fuzz_for_a_few_seconds(target, tmp_path_factory):
+    build = tmp_path_factory.getbasetemp() / "fuzz"
+    done = make(target, f"BUILD={build}", "FUZZ_SECONDS=4")
     assert done.returncode == 0, done.stdout
     runs = next(line.split()[-1] for line in done.stdout.splitlines() if "number_of_executed_units" in line)
     assert int(runs) > 100
