@@ -6,23 +6,18 @@
 #ifndef ORION_MANIFEST_H
 #define ORION_MANIFEST_H
 
+#include "digest.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #define ORION_MANIFEST_MAGIC "ORIONMF\n"
 #define ORION_MANIFEST_VERSION 1
-#define ORION_DIGEST_MAX 32
 #define ORION_NAME_MAX 255
 /* In place of a block's number: a run of zeros that no pack holds. */
 #define ORION_HOLE UINT32_MAX
 #define ORION_ROOT 0
-
-enum orion_digest_kind {
-	ORION_XXH3_128 = 1, /* 16 bytes, canonical (big-endian) */
-	ORION_BLAKE2B_256 = 2, /* 32 bytes */
-	ORION_SHA_256 = 3, /* 32 bytes */
-};
 
 enum orion_section {
 	ORION_INODES, /* struct orion_inode; number 0 is the root */
@@ -30,7 +25,7 @@ enum orion_section {
 	ORION_EXTENTS, /* struct orion_extent; those of a file follow each other, without gaps, from block 0 on */
 	ORION_BLOCKS, /* struct orion_place; each content once */
 	ORION_DIGESTS, /* digest_size bytes for each block, in the blocks' order */
-	ORION_FILE_DIGESTS, /* digest_size bytes for each file with more than one block */
+	ORION_FILE_DIGESTS, /* digest_size bytes for each content of more than one block */
 	ORION_XATTRS, /* struct orion_xattr; those of an inode follow each other, sorted by name; sets are shared */
 	ORION_PACKS, /* struct orion_pack */
 	ORION_BYTES, /* names, symlinks' targets, names and values of extended attributes; counted in bytes */
@@ -39,7 +34,7 @@ enum orion_section {
 
 struct orion_range {
 	uint64_t offset; /* bytes from the file's beginning, a multiple of 8 */
-	uint64_t count; /* records */
+	uint64_t count; /* records; at most UINT32_MAX */
 };
 
 struct orion_header {
@@ -69,9 +64,9 @@ struct orion_inode {
 	uint32_t mtime_nsec;
 	uint32_t mode;
 	uint32_t uid, gid;
-	uint32_t nlink;
+	uint32_t nlink; /* directory: 2 and its subdirectories; else the dirents that name it */
 	uint32_t rdev; /* as the kernel's new_encode_dev() has it */
-	uint32_t first; /* directory: its first dirent; file: its first extent; symlink: its target in BYTES */
+	uint32_t first; /* directory: its first dirent; file: its first extent; symlink: its target in BYTES; else 0 */
 	uint32_t count; /* directory: dirents; file: extents; else 0 */
 	uint32_t parent; /* directory: the one that holds it, the root itself; else 0. What stops cycles. */
 	uint32_t xattr_first;
@@ -152,43 +147,63 @@ struct orion_block_of_file {
 };
 
 /* Checks the header and that each section lies inside, in O(1); bytes must be aligned to 8.
- * -EINVAL: no manifest; -EPROTONOSUPPORT: another version; -EBADMSG: broken. */
+ *
+ * They should be memory of the process's own: a page of a mapped file that a server cannot give kills whoever reads it.
+ * -EINVAL: no manifest; -EPROTONOSUPPORT: another version; -EBADMSG: broken.
+ */
 int orion_manifest_open(const uint8_t *bytes, size_t length, struct orion_manifest *ret);
 
 /* Whether the whole file has the digest that its header names: 0 or -EBADMSG. */
 int orion_manifest_verify(const struct orion_manifest *manifest);
 
-/* Checks every record, as a release's builder must have left them; O(n log n) at most.
- * -EBADMSG, and a line of text that names the record, at ret_problem (if not NULL; at most capacity bytes). */
+/* Checks every record, and that a builder could have left them so; O(n log n), and 10 bytes of memory for each inode,
+ * 4 for each block. -EBADMSG, with one line of text that names the record at ret_problem (if not NULL; at most capacity
+ * bytes, terminated); -ENOMEM. What it lets pass is in docs/manifest.md. */
 int orion_manifest_check(const struct orion_manifest *manifest, char *ret_problem, size_t capacity);
 
-/* -ESTALE if there is no such inode. */
+/* What is said of -EIO below goes for all: the records that would give the answer are broken. */
+
+/* -ESTALE if there is no such inode; -EIO. What it gives has a type, a size that an off_t holds, a name as a symlink's
+ * target, and records (dirents, extents, attributes) that are there. */
 int orion_manifest_inode(const struct orion_manifest *manifest, uint32_t number, const struct orion_inode **ret);
 
-/* -ENOENT, -ENOTDIR, -ENAMETOOLONG; -EIO if what is there is broken. O(log n) in the directory's size. */
+/* -ENOENT, -ENOTDIR, -ENAMETOOLONG, -EIO. O(log n) in the directory's size. "." and ".." are not there. */
 int orion_manifest_lookup(const struct orion_manifest *manifest, uint32_t directory, const char *name, size_t length,
 			  uint32_t *ret);
 
-/* The entry at a position, from 0: -ENOENT after the last; -EIO for a hostile one. */
+/* The entry at a position, from 0: -ENOENT after the last; -ENOTDIR; -EIO for a name that no file can have, a type that
+ * is not the inode's, a directory that has another parent. */
 int orion_manifest_entry(const struct orion_manifest *manifest, uint32_t directory, uint32_t position,
 			 struct orion_name *ret);
 
-/* A symlink's target, not terminated: 1 to 4095 bytes without NUL, else -EIO. */
+/* A symlink's target, not terminated: 1 to 4095 bytes without NUL. -EINVAL for what is no symlink; -EIO. */
 int orion_manifest_target(const struct orion_manifest *manifest, uint32_t number, const char **ret, size_t *ret_length);
 
-/* -ENODATA if there is no such attribute. */
+/* -ENODATA if there is no such attribute; -EIO. O(log n) in their number. */
 int orion_manifest_xattr(const struct orion_manifest *manifest, uint32_t number, const char *name, size_t length,
 			 const uint8_t **ret, size_t *ret_length);
-/* The name of the attribute at a position, from 0: -ENOENT after the last. */
+/* The name of the attribute at a position, from 0: -ENOENT after the last; -EIO. */
 int orion_manifest_xattr_name(const struct orion_manifest *manifest, uint32_t number, uint32_t position, const char **ret,
 			      size_t *ret_length);
 
 /* Which block holds byte file_block << block_shift of a regular file. O(log n) in its extents. -ENOENT beyond the
- * end, -EISDIR or -EINVAL for what is no file. */
+ * end, -EISDIR or -EINVAL for what is no file, -EIO. */
 int orion_manifest_block(const struct orion_manifest *manifest, uint32_t number, uint64_t file_block,
 			 struct orion_block_of_file *ret);
 
-/* Bytes that take room in a regular file, for st_blocks: holes left out. */
+/* Bytes that take room in a regular file, for st_blocks: holes left out. O(n) in its extents. The inode must be one
+ * that orion_manifest_inode() gave. */
 uint64_t orion_manifest_allocated(const struct orion_manifest *manifest, const struct orion_inode *inode);
+
+/* The digest of a regular file's content, as the manifest has it; -EISDIR or -EINVAL for what is no file, -EIO. */
+int orion_manifest_file_digest(const struct orion_manifest *manifest, uint32_t number, uint8_t ret[ORION_DIGEST_MAX]);
+
+/* Whether that is the digest of the digests of its blocks: 0 or -EBADMSG. O(n) in its size, holes included: a hostile
+ * file of 2^62 bytes would take days, so ask only for what is not much larger than what one would read. */
+int orion_manifest_file_verify(const struct orion_manifest *manifest, uint32_t number);
+
+/* A path of the inode, from the root without a leading slash, terminated, cut to capacity (at least one byte): for
+ * messages. O(n) in the manifest. -ENOENT if it has none; -EIO. */
+int orion_manifest_path(const struct orion_manifest *manifest, uint32_t number, char *ret, size_t capacity);
 
 #endif
