@@ -4,10 +4,11 @@
 #ifndef ORION_STORE_H
 #define ORION_STORE_H
 
+#include "sieve.h"
+
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-
-#define ORION_KEY_SIZE 16
 
 /* A block in memory; never changes, and lives for as long as somebody holds it. */
 struct orion_block {
@@ -35,6 +36,9 @@ struct orion_block *orion_store_get(struct orion_store *store, const uint8_t key
 
 /* Keeps a block, for which it takes a hold of its own; the key is believed. */
 void orion_store_put(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE], struct orion_block *block);
+
+/* Whether orion_store_get() would find a block; counts as no use of it. */
+bool orion_store_has(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE]);
 
 void orion_store_statistics(struct orion_store *store, struct orion_store_statistics *ret);
 
