@@ -1,0 +1,81 @@
+/* Content of a release by blocks: from the store, or from a server with one flight for each block. */
+#ifndef ORION_FETCH_H
+#define ORION_FETCH_H
+
+#include "manifest.h"
+#include "store.h"
+#include "upstream.h"
+
+#include <sys/uio.h>
+
+/* The longest read on a server, and the most blocks in it. */
+#define ORION_RUN_BYTES (1u << 20)
+#define ORION_RUN_BLOCKS 256
+
+/* Bytes to read around a miss: what the round trip is worth. */
+#define ORION_READ_AROUND_AUTO (-1)
+
+struct orion_fetch;
+struct orion_flight;
+
+struct orion_fetch_options {
+	int64_t read_around; /* bytes, or ORION_READ_AROUND_AUTO */
+};
+
+struct orion_fetch_statistics {
+	uint64_t flights; /* blocks on their way now */
+	uint64_t demand_blocks, demand_bytes; /* fetched because somebody waited */
+	uint64_t ahead_blocks, ahead_bytes; /* fetched speculatively */
+	uint64_t ahead_used; /* of these, demanded while on their way or from the store afterwards */
+	uint64_t failed_blocks; /* no good copy anywhere */
+};
+
+/* One block's part of a read. */
+struct orion_slot {
+	struct orion_read *read;
+	struct orion_slot *next; /* waits for the same flight */
+	struct orion_flight *flight; /* NULL once it has landed */
+	struct orion_block *block; /* held; NULL for a hole, and while it is missing */
+	uint32_t skip, length; /* the bytes of the block that are asked for */
+};
+
+/* A read of a file; made by orion_read_create(). */
+struct orion_read {
+	void (*done)(struct orion_read *read); /* the caller's */
+	void *context; /* the caller's */
+	uint32_t inode;
+	uint64_t offset;
+	int error; /* 0 or a negative errno, once it is done */
+	size_t length; /* bytes, less than asked for only at the file's end */
+	uint32_t part_count;
+	struct iovec *parts; /* the bytes, until orion_read_destroy() */
+	uint32_t slot_count, missing;
+	struct orion_slot slots[];
+};
+
+int orion_fetch_create(const struct orion_manifest *manifest, struct orion_store *store,
+		       struct orion_upstreams *upstreams, struct orion_events *events,
+		       const struct orion_fetch_options *options, struct orion_fetch **ret);
+/* After orion_upstreams_destroy(), which ends what is under way. */
+void orion_fetch_destroy(struct orion_fetch *fetch);
+
+/* Prepares to read size bytes of a file from offset on; leading parts are left for the caller in parts (a reply's
+ * header). -EISDIR, -EINVAL, -ESTALE, -ENOMEM, -EIO. */
+int orion_read_create(struct orion_fetch *fetch, uint32_t inode, uint64_t offset, uint32_t size, uint32_t leading,
+		      struct orion_read **ret);
+void orion_read_destroy(struct orion_read *read);
+
+/* Begins to read. true: it is done, and done() is not called. false: done() will be, once, from another thread. Never
+ * waits for a server. */
+bool orion_fetch_read(struct orion_fetch *fetch, struct orion_read *read);
+
+/* Gives a read up: true if done() will not be called any more; false if it was, or is being, called. */
+bool orion_fetch_cancel(struct orion_fetch *fetch, struct orion_read *read);
+
+/* Fetches blocks (numbers of the manifest) that nobody waits for yet, behind all that somebody waits for; those that
+ * are here or on their way are left out. In the given order; neighbours are read together. */
+void orion_fetch_prefetch(struct orion_fetch *fetch, const uint32_t *blocks, size_t count);
+
+void orion_fetch_statistics(struct orion_fetch *fetch, struct orion_fetch_statistics *ret);
+
+#endif
