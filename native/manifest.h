@@ -14,7 +14,9 @@
 
 #define ORION_MANIFEST_MAGIC "ORIONMF\n"
 #define ORION_MANIFEST_VERSION 1
-#define ORION_NAME_MAX 255
+#define ORION_NAME_MAX 255 /* bytes; also of an attribute */
+#define ORION_XATTR_MAX 65536 /* bytes of a value */
+#define ORION_TARGET_MAX 4095
 /* In place of a block's number: a run of zeros that no pack holds. */
 #define ORION_HOLE UINT32_MAX
 #define ORION_ROOT 0
