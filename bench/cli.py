@@ -12,6 +12,7 @@ Examples:
   orioncache bench --root /srv/node --workload ./ready.sh --append init=/sbin/init
   orioncache bench --fragment CONFIG_PREEMPT=y --json samples.json --html report.html
   orioncache bench --clock wall --keep=logs
+  orioncache bench fs --help                          the file system alone, without a boot
 
 Exit code: 0 if every boot was ok, 1 if one was not, 130 after Ctrl-C.
 """
@@ -25,6 +26,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from orioncache.atomic import replacing
+from orioncache.bench.fs import cli as fs
 from orioncache.bench.plan import VARIANTS, Link, Run, choose, plan
 from orioncache.bench.qemu import Machine, Outcome, choose_accel
 from orioncache.bench.scene import Scene
@@ -136,6 +138,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="print the commands that build the kernel and boot, run none; the root they name is built",
     )
     parser.set_defaults(run=run)
+    commands = parser.add_subparsers(title="without a boot", metavar="COMMAND")
+    alone = commands.add_parser(
+        "fs", help=fs.HELP, description=fs.__doc__, formatter_class=parser.formatter_class
+    )
+    fs.configure(alone)
 
 
 def _number(text: str) -> float:

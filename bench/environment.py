@@ -15,8 +15,8 @@ from orioncache.bench.scene import Scene
 from orioncache.process import command_line
 
 
-def environment(args: argparse.Namespace, scene: Scene) -> dict[str, Any]:
-    """Machine, versions, what was booted and the command that was given."""
+def origin() -> dict[str, Any]:
+    """What every bench says of itself: version, commit, date, command and machine."""
     return {
         "orioncache": __version__,
         "commit": _said(
@@ -24,15 +24,23 @@ def environment(args: argparse.Namespace, scene: Scene) -> dict[str, Any]:
         ),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command_line(["orioncache", *sys.argv[1:]]),
-        "clock": args.clock,
-        "accel": scene.accel,
         "host": {
             "cpu": _first_field(Path("/proc/cpuinfo"), "model name"),
             "cores": len(os.sched_getaffinity(0)),
             "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
             "kernel": platform.release(),
-            "qemu": _said(["qemu-system-x86_64", "--version"]).splitlines()[0],
         },
+    }
+
+
+def environment(args: argparse.Namespace, scene: Scene) -> dict[str, Any]:
+    """Machine, versions, what was booted and the command that was given."""
+    common = origin()
+    common["host"]["qemu"] = _said(["qemu-system-x86_64", "--version"]).splitlines()[0]
+    return {
+        **common,
+        "clock": args.clock,
+        "accel": scene.accel,
         "kernel": {
             "version": kernel_version(scene.kernel),
             "file": str(scene.kernel),

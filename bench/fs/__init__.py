@@ -1,0 +1,1 @@
+"""``orioncache bench fs``: the file system measured on this machine, without a boot."""

@@ -1,0 +1,115 @@
+"""Measurements of releases: how fast they are built, and how soon a large one answers."""
+
+import os
+from pathlib import Path
+
+from orioncache.bench.fs.figures import Figure, Sample, at_least, at_most, rate, ratio, spread
+from orioncache.bench.fs.scene import Scene, build_command, release_of
+from orioncache.bench.fs.stage import timed
+from orioncache.bench.fs.tree import MIB, plant
+from orioncache.process import require
+
+# The bars.
+BUILD_TO_HASHING = 0.8
+UNCHANGED_S = 3.0
+FIRST_ANSWER_MS = 100.0
+
+BUILD_ROUNDS = 3
+START_ROUNDS = 3
+HASHED_AT_ONCE = 64  # files for one xxh128sum
+
+
+def rate_of_builds(scene: Scene) -> list[Figure]:
+    """The rate of a build against that of hashing alone, on the same warm tree."""
+    stage, tree = scene.stage, scene.tree
+    known = stage.directory("store")
+    timed(build_command(tree.path, known, "0"))
+    hashing = _hashing(tree.path)
+    for turn in range(1, BUILD_ROUNDS + 1):
+        fresh = stage.directory("store")
+        # In this order neither build stands always beside the same neighbour of xxh128sum.
+        took = {
+            "new store": timed(build_command(tree.path, fresh, "1")),
+            "xxh128sum": timed(hashing),
+            "rehash": timed(build_command(tree.path, known, str(turn), "--rehash")),
+        }
+        stage.samples += [Sample("build", name, turn, 1, tree.size, int(1e9 * took[name])) for name in took]
+        _remove(fresh)
+    speed = {name: rate(stage.samples, "build", name).value for name in ("new store", "rehash", "xxh128sum")}
+    figures = []
+    for name, what in (("rehash", "content known, all read and hashed"), ("new store", "into a new store")):
+        share = ratio(stage.samples, "build", "xxh128sum", name)
+        note = f"{speed[name]:.2f} against {speed['xxh128sum']:.2f} GB/s"
+        figures.append(
+            at_least(
+                "build",
+                f"release build, {what}, against xxh128sum",
+                share,
+                "×",
+                bar=BUILD_TO_HASHING,
+                note=note,
+            )
+        )
+    return figures
+
+
+def unchanged(scene: Scene) -> list[Figure]:
+    """A build where nothing changed since the last one."""
+    stage, count = scene.stage, scene.sizes.rebuild_files
+    tree, store = stage.directory("tree"), stage.directory("store")
+    plant(tree, count, b"a small file, number ")
+    first = timed(build_command(tree, store, "0"))
+    for turn in range(1, BUILD_ROUNDS + 1):
+        took = timed(build_command(tree, store, str(turn)))
+        stage.samples.append(Sample("unchanged", "rebuild", turn, 1, 0, int(1e9 * took)))
+    _remove(tree)
+    found = spread([sample.ns / 1e9 for sample in stage.samples if sample.cell == "unchanged"])
+    what = f"unchanged rebuild of {count:,} files"
+    return [at_most("unchanged", what, found, "s", bar=UNCHANGED_S, note=f"the first build {first:.2f} s")]
+
+
+def million(scene: Scene) -> list[Figure]:
+    """How soon a large manifest answers, and what it takes."""
+    stage, count = scene.stage, scene.sizes.inodes
+    tree, store = stage.directory("tree"), stage.directory("store")
+    plant(tree, count, b"")
+    seconds = timed(build_command(tree, store, "1"))
+    _remove(tree)
+    release = release_of(store, "1")
+    phases: list[dict[str, float]] = []
+    for _ in range(START_ROUNDS):
+        with stage.cache(release, "native") as mounted:
+            phases.append(mounted.status()["started_ms"])
+            resident = mounted.resident_mb()
+    # Both are counted from the start of the process; the manifest's bytes are there at the first.
+    found = spread([each["answered"] - each["manifest"] for each in phases])
+    note = ", ".join(f"{name} {at:.0f}" for name, at in phases[-1].items()) + " ms after the process's start"
+    inodes = len(scene.tree.files) + len(scene.tree.symlinks)
+    empty = (release / "manifest").stat().st_size
+    full = (scene.release / "manifest").stat().st_size
+    return [
+        at_most(
+            "million", f"mount to first answer, {count:,} inodes", found, "ms", bar=FIRST_ANSWER_MS, note=note
+        ),
+        Figure("million", "resident memory of the daemon with them", resident, "MiB"),
+        Figure(
+            "million",
+            "manifest, an inode without content",
+            empty / count,
+            "bytes",
+            note=f"{empty / MIB:.0f} MiB, built in {seconds:.1f} s",
+        ),
+        Figure("million", "manifest, a small file with content", full / inodes, "bytes"),
+    ]
+
+
+def _hashing(tree: Path) -> list[str | Path]:
+    require("xxh128sum", "xxhash")
+    cores = len(os.sched_getaffinity(0))
+    script = f'find "$0" -type f -print0 | xargs -0 -P{cores} -n{HASHED_AT_ONCE} xxh128sum'
+    return ["sh", "-c", script, tree]
+
+
+def _remove(path: Path) -> None:
+    """A million files go quicker so than from Python."""
+    timed(["rm", "-rf", path])

@@ -1,0 +1,36 @@
+"""The bench's own C programs, compiled when they are first wanted and kept by what they were made from."""
+
+import tempfile
+from pathlib import Path
+
+from orioncache.atomic import replacing
+from orioncache.paths import cache_directory, content_key
+from orioncache.process import require, run
+
+HERE = Path(__file__).parent
+FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror")
+
+
+def probe() -> Path:
+    """What times the operations; static, so that it can be executed from a tree that is measured."""
+    return _compiled(HERE / "probe.c", ["-static"], [])
+
+
+def minimal_server() -> Path:
+    """The rival: libfuse's low-level interface and no more."""
+    pkg_config = require("pkg-config", "pkg-config")
+    mend = "apt-get install libfuse3-dev (or: make setup)"
+    libraries = run([pkg_config, "--cflags", "--libs", "fuse3"], mend=mend).decode().split()
+    return _compiled(HERE / "server/minimal.c", [], libraries)
+
+
+def _compiled(source: Path, flags: list[str], libraries: list[str]) -> Path:
+    compiler = require("gcc", "build-essential")
+    command = [*FLAGS, *flags, *libraries]
+    path = cache_directory("bench") / f"{source.stem}-{content_key(source.read_bytes(), *command)}"
+    if not path.exists():
+        with tempfile.TemporaryDirectory() as directory, replacing(path, 0o755) as file:
+            binary = Path(directory, source.stem)
+            run([compiler, *FLAGS, *flags, "-o", binary, source, *libraries])
+            file.write(binary.read_bytes())
+    return path
