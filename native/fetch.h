@@ -9,7 +9,7 @@
 #include <sys/uio.h>
 
 /* The longest read on a server, and the most blocks in it. */
-#define ORION_RUN_BYTES (1u << 20)
+#define ORION_RUN_BYTES ORION_SCRATCH
 #define ORION_RUN_BLOCKS 256
 
 /* Bytes to read around a miss: what the round trip is worth. */
@@ -36,6 +36,7 @@ struct orion_slot {
 	struct orion_slot *next; /* waits for the same flight */
 	struct orion_flight *flight; /* NULL once it has landed */
 	struct orion_block *block; /* held; NULL for a hole, and while it is missing */
+	uint32_t number; /* of the block; or ORION_HOLE */
 	uint32_t skip, length; /* the bytes of the block that are asked for */
 };
 
@@ -47,9 +48,9 @@ struct orion_read {
 	uint64_t offset;
 	int error; /* 0 or a negative errno, once it is done */
 	size_t length; /* bytes, less than asked for only at the file's end */
-	uint32_t part_count;
+	uint32_t part_count; /* leading ones included */
 	struct iovec *parts; /* the bytes, until orion_read_destroy() */
-	uint32_t slot_count, missing;
+	uint32_t leading, slot_count, missing;
 	struct orion_slot slots[];
 };
 

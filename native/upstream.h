@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #define ORION_SERVERS_MAX 16
+#define ORION_SCRATCH (1u << 20)
 
 enum orion_server_state {
 	ORION_UP,
@@ -39,8 +40,9 @@ struct orion_upstreams;
 
 /* Something that may block on one server. Lives until drop(), which comes after both finish() and the end of run(). */
 struct orion_job {
-	/* In a reader thread of the server: 0 or a negative errno. */
-	int (*run)(struct orion_job *job, uint32_t server);
+	/* In a reader thread of the server: 0 or a negative errno. scratch: ORION_SCRATCH bytes of the thread's own, on a
+	 * page's boundary. */
+	int (*run)(struct orion_job *job, uint32_t server, uint8_t *scratch);
 	/* Once, with run()'s result from the reader thread, or with -ETIMEDOUT from the deadlines' thread while run() may
 	 * still be under way. May submit other jobs. */
 	void (*finish)(struct orion_job *job, int error);
@@ -51,7 +53,7 @@ struct orion_job {
 	struct orion_job *next, *previous;
 	uint32_t server;
 	uint64_t since; /* when it was queued, then when it began */
-	bool running, finished;
+	bool queued, running, finished, left, ahead;
 };
 
 int orion_upstreams_create(const struct orion_upstream_options *options, struct orion_events *events,
@@ -74,6 +76,9 @@ void orion_upstreams_leave_out(struct orion_upstreams *upstreams, uint32_t serve
 void orion_upstreams_submit(struct orion_upstreams *upstreams, uint32_t server, struct orion_job *job);
 /* Makes a job urgent that has not begun yet. */
 void orion_upstreams_promote(struct orion_upstreams *upstreams, struct orion_job *job);
+
+/* From within run(): something has come, and the deadline counts from now. */
+void orion_upstreams_progress(struct orion_upstreams *upstreams, struct orion_job *job);
 
 /* Opens a file below the server's directory for reading, with O_DIRECT where that is wanted and possible. Blocks. */
 int orion_upstreams_open(struct orion_upstreams *upstreams, uint32_t server, const char *path);

@@ -1,0 +1,679 @@
+/* Flights: each block that is on its way, who waits for it, and which read on which server brings it. */
+#define _GNU_SOURCE
+#include "fetch.h"
+
+#include "digest.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define BUCKETS 1024 /* of the table of flights; a power of two */
+/* Reading around a miss: below this round trip it is worth nothing; it grows to the whole at the other one. */
+#define AROUND_FROM_NS 300000u
+#define AROUND_FULL_NS 10000000u
+#define AROUND_MOST (1u << 20)
+/* Speculative bytes on their way at the same time. */
+#define AHEAD_MOST (8u << 20)
+
+struct orion_flight {
+	uint32_t number; /* of the block */
+	struct orion_flight *chain; /* of the table */
+	struct orion_slot *waiting;
+	struct attempt *attempt; /* what brings it; may be changed for another server's */
+	bool ahead; /* nobody has waited for it yet */
+};
+
+/* One run of neighbouring blocks, asked of one server. A thread that comes back from a dead server after its deadline
+ * touches nothing but this. */
+struct attempt {
+	struct orion_job job; /* first: the upstreams' */
+	struct orion_fetch *fetch;
+	uint32_t tried; /* a bit for each server that has been asked, this one included */
+	uint32_t first, count; /* numbers of blocks */
+	size_t bytes;
+	struct orion_block *blocks[ORION_RUN_BLOCKS]; /* those that came and are what their digests say */
+};
+
+/* The files of one pack, opened when they are first needed. */
+struct pack_files {
+	int fd[ORION_SERVERS_MAX];
+};
+
+struct orion_fetch {
+	const struct orion_manifest *manifest;
+	struct orion_store *store;
+	struct orion_upstreams *upstreams;
+	struct orion_events *events;
+	struct orion_fetch_options options;
+	pthread_mutex_t packs_lock; /* of packs; never held while a file is opened */
+	struct pack_files *packs;
+	pthread_mutex_t lock; /* of what follows, and of slots' next, flight, block and read->missing while it is under way */
+	struct orion_flight *flights[BUCKETS];
+	size_t ahead_bytes; /* on their way */
+	bool *was_ahead; /* for each block: fetched speculatively, and not demanded since */
+	struct orion_fetch_statistics count;
+};
+
+static const uint8_t zeros[1u << 20];
+
+static const uint8_t *digest_of(const struct orion_fetch *fetch, uint32_t number)
+{
+	return fetch->manifest->digests + (size_t)number * fetch->manifest->header->digest_size;
+}
+
+int orion_fetch_create(const struct orion_manifest *manifest, struct orion_store *store,
+		       struct orion_upstreams *upstreams, struct orion_events *events,
+		       const struct orion_fetch_options *options, struct orion_fetch **ret)
+{
+	struct orion_fetch *fetch = calloc(1, sizeof(*fetch));
+
+	if (!fetch)
+		return -ENOMEM;
+	fetch->packs = malloc((manifest->pack_count + 1) * sizeof(*fetch->packs));
+	fetch->was_ahead = calloc(manifest->block_count + 1, sizeof(bool));
+	if (!fetch->packs || !fetch->was_ahead) {
+		free(fetch->packs);
+		free(fetch->was_ahead);
+		free(fetch);
+		return -ENOMEM;
+	}
+	memset(fetch->packs, 0xff, manifest->pack_count * sizeof(*fetch->packs)); /* -1: not open */
+	fetch->manifest = manifest;
+	fetch->store = store;
+	fetch->upstreams = upstreams;
+	fetch->events = events;
+	fetch->options = *options;
+	pthread_mutex_init(&fetch->lock, NULL);
+	pthread_mutex_init(&fetch->packs_lock, NULL);
+	*ret = fetch;
+	return 0;
+}
+
+void orion_fetch_destroy(struct orion_fetch *fetch)
+{
+	if (!fetch)
+		return;
+	for (uint32_t pack = 0; pack < fetch->manifest->pack_count; pack++)
+		for (uint32_t server = 0; server < ORION_SERVERS_MAX; server++)
+			if (fetch->packs[pack].fd[server] >= 0)
+				close(fetch->packs[pack].fd[server]);
+	pthread_mutex_destroy(&fetch->lock);
+	pthread_mutex_destroy(&fetch->packs_lock);
+	free(fetch->packs);
+	free(fetch->was_ahead);
+	free(fetch);
+}
+
+#define PACK_PATH sizeof("packs/0123456789abcdef0123456789abcdef.pack")
+
+static void name_pack(const struct orion_fetch *fetch, uint32_t pack, char ret[PACK_PATH])
+{
+	char *end = stpcpy(ret, "packs/");
+
+	for (int i = 0; i < 16; i++)
+		end += sprintf(end, "%02x", fetch->manifest->packs[pack].id[i]);
+	strcpy(end, ".pack");
+}
+
+/* A pack's file on a server. Blocks. */
+static int open_pack(struct orion_fetch *fetch, uint32_t pack, uint32_t server)
+{
+	char path[PACK_PATH];
+	int *kept = &fetch->packs[pack].fd[server];
+
+	pthread_mutex_lock(&fetch->packs_lock);
+	int fd = *kept;
+
+	pthread_mutex_unlock(&fetch->packs_lock);
+	if (fd >= 0)
+		return fd;
+	name_pack(fetch, pack, path);
+	fd = orion_upstreams_open(fetch->upstreams, server, path);
+	if (fd < 0)
+		return fd;
+	pthread_mutex_lock(&fetch->packs_lock);
+	if (*kept >= 0) {
+		close(fd);
+		fd = *kept;
+	} else {
+		*kept = fd;
+	}
+	pthread_mutex_unlock(&fetch->packs_lock);
+	return fd;
+}
+
+/* After ESTALE: another file under the same number, which other threads may be reading from at this moment. */
+static int reopen_pack(struct orion_fetch *fetch, uint32_t pack, uint32_t server, int stale)
+{
+	char path[PACK_PATH];
+
+	name_pack(fetch, pack, path);
+
+	const int fd = orion_upstreams_open(fetch->upstreams, server, path);
+
+	if (fd < 0)
+		return fd;
+	const int error = dup3(fd, stale, O_CLOEXEC) < 0 ? -errno : 0;
+
+	close(fd);
+	return error;
+}
+
+static int read_all(int fd, uint8_t *bytes, size_t length, off_t offset)
+{
+	while (length) {
+		const ssize_t got = pread(fd, bytes, length, offset);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return got < 0 ? -errno : -ENODATA; /* the pack ends too early */
+		bytes += got;
+		length -= (size_t)got;
+		offset += got;
+	}
+	return 0;
+}
+
+/* In a reader thread: reads, verifies, and makes blocks of what is good. */
+static int run_attempt(struct orion_job *job, uint32_t server, uint8_t *scratch)
+{
+	struct attempt *attempt = (struct attempt *)job;
+	struct orion_fetch *fetch = attempt->fetch;
+	const struct orion_manifest *manifest = fetch->manifest;
+	const struct orion_place *place = &manifest->blocks[attempt->first];
+	const int fd = open_pack(fetch, place->pack, server);
+	uint8_t digest[ORION_DIGEST_MAX];
+	int error = fd < 0 ? fd : read_all(fd, scratch, attempt->bytes, (off_t)place->offset);
+
+	if (error == -ESTALE && fd >= 0) {
+		error = reopen_pack(fetch, place->pack, server, fd);
+		if (!error)
+			error = read_all(fd, scratch, attempt->bytes, (off_t)place->offset);
+	}
+	if (error)
+		return error;
+	orion_upstreams_count_read(fetch->upstreams, server, attempt->bytes);
+	for (uint32_t i = 0; i < attempt->count; scratch += place[i++].length) {
+		orion_digest_bytes(manifest->header->digest_kind, scratch, place[i].length, digest);
+		if (memcmp(digest, digest_of(fetch, attempt->first + i), manifest->header->digest_size) != 0) {
+			error = -EBADMSG;
+			continue;
+		}
+		attempt->blocks[i] = orion_block_create(place[i].length);
+		if (attempt->blocks[i])
+			memcpy(attempt->blocks[i]->bytes, scratch, place[i].length);
+		else
+			error = error ? error : -ENOMEM;
+	}
+	return error;
+}
+
+static void drop_attempt(struct orion_job *job)
+{
+	struct attempt *attempt = (struct attempt *)job;
+
+	for (uint32_t i = 0; i < attempt->count; i++)
+		orion_block_release(attempt->blocks[i]);
+	free(attempt);
+}
+
+static struct orion_flight **find_flight(struct orion_fetch *fetch, uint32_t number)
+{
+	struct orion_flight **link = &fetch->flights[number & (BUCKETS - 1)];
+
+	while (*link && (*link)->number != number)
+		link = &(*link)->chain;
+	return link;
+}
+
+/* Ends a flight: its block, or none, goes to all who wait. Locked; reads that are complete now are added to done. */
+static void land(struct orion_fetch *fetch, uint32_t number, struct orion_block *block, struct orion_slot **done)
+{
+	struct orion_flight **link = find_flight(fetch, number), *flight = *link;
+
+	*link = flight->chain;
+	fetch->count.flights--;
+	if (flight->ahead) {
+		fetch->ahead_bytes -= fetch->manifest->blocks[number].length;
+		fetch->was_ahead[number] = block != NULL;
+	}
+	if (!block)
+		fetch->count.failed_blocks++;
+	for (struct orion_slot *slot = flight->waiting, *next; slot; slot = next) {
+		next = slot->next;
+		slot->flight = NULL;
+		slot->block = block;
+		if (block)
+			orion_block_hold(block);
+		else
+			slot->read->error = -EIO;
+		if (--slot->read->missing == 0) {
+			slot->next = *done;
+			*done = slot;
+		}
+	}
+	free(flight);
+}
+
+static void finish_read(struct orion_read *read);
+
+static void tell_done(struct orion_slot *done)
+{
+	while (done) {
+		struct orion_read *read = done->read;
+
+		done = done->next;
+		finish_read(read);
+		read->done(read);
+	}
+}
+
+static int ask(struct orion_fetch *fetch, uint32_t first, uint32_t count, uint32_t tried, bool urgent);
+
+/* In the words of an administrator. */
+static const char *what_went_wrong(int error)
+{
+	switch (-error) {
+	case EBADMSG:
+		return "content does not match its digest";
+	case ENODATA:
+		return "the pack ends too early";
+	case ETIMEDOUT:
+		return "no answer in time";
+	default:
+		return strerrordesc_np(-error);
+	}
+}
+
+static void finish_attempt(struct orion_job *job, int error)
+{
+	struct attempt *attempt = (struct attempt *)job;
+	struct orion_fetch *fetch = attempt->fetch;
+	struct orion_slot *done = NULL;
+	/* After a deadline the thread may still be writing to attempt->blocks. */
+	const bool any = error == 0 || error == -EBADMSG || error == -ENOMEM;
+
+	/* A server is not to blame for our own end, or our lack of memory. */
+	if (error != -ECANCELED && error != -ENOMEM)
+		orion_upstreams_report(fetch->upstreams, job->server, error == 0, error == -EBADMSG || error == -ENODATA);
+	if (error && error != -ECANCELED)
+		orion_events_tell(fetch->events, ORION_WARNING, "server %u: blocks %u to %u: %s", job->server + 1,
+				  attempt->first, attempt->first + attempt->count - 1, what_went_wrong(error));
+	/* Kept before the flights land: whoever finds no flight finds the block. */
+	for (uint32_t i = 0; any && i < attempt->count; i++)
+		if (attempt->blocks[i])
+			orion_store_put(fetch->store, digest_of(fetch, attempt->first + i), attempt->blocks[i]);
+	for (uint32_t i = 0; i < attempt->count;) {
+		const bool good = any && attempt->blocks[i];
+		uint32_t end = i + 1;
+
+		while (end < attempt->count && (any && attempt->blocks[end]) == good)
+			end++;
+		/* Who is asked next is told before the flight lands, if anybody can be. */
+		if (good || error == -ECANCELED || error == -ENOMEM ||
+		    ask(fetch, attempt->first + i, end - i, attempt->tried, true)) {
+			pthread_mutex_lock(&fetch->lock);
+			for (uint32_t k = i; k < end; k++)
+				land(fetch, attempt->first + k, good ? attempt->blocks[k] : NULL, &done);
+			pthread_mutex_unlock(&fetch->lock);
+			if (!good && error != -ECANCELED)
+				orion_events_tell(fetch->events, ORION_ERROR, "blocks %u to %u: no server has a good copy",
+						  attempt->first + i, attempt->first + end - 1);
+		}
+		i = end;
+	}
+	tell_done(done);
+}
+
+/* Asks the next server for a run of blocks that are in flight; -EIO if there is none. */
+static int ask(struct orion_fetch *fetch, uint32_t first, uint32_t count, uint32_t tried, bool urgent)
+{
+	const int server = orion_upstreams_choose(fetch->upstreams, tried);
+
+	if (server < 0)
+		return server;
+	struct attempt *attempt = calloc(1, sizeof(*attempt));
+
+	if (!attempt)
+		return -ENOMEM;
+	attempt->job = (struct orion_job){
+		.run = run_attempt, .finish = finish_attempt, .drop = drop_attempt, .urgent = urgent};
+	attempt->fetch = fetch;
+	attempt->tried = tried | 1u << server;
+	attempt->first = first;
+	attempt->count = count;
+	for (uint32_t i = 0; i < count; i++)
+		attempt->bytes += fetch->manifest->blocks[first + i].length;
+	/* A demand that finds one of these flights promotes this job: it must not be gone, so before it can run. */
+	pthread_mutex_lock(&fetch->lock);
+	for (uint32_t i = 0; i < count; i++)
+		(*find_flight(fetch, first + i))->attempt = attempt;
+	pthread_mutex_unlock(&fetch->lock);
+	orion_upstreams_submit(fetch->upstreams, (uint32_t)server, &attempt->job);
+	return 0;
+}
+
+/* A run ends where the next block lies elsewhere, or where it would be too long. */
+static bool goes_on(const struct orion_fetch *fetch, uint32_t first, uint32_t count, size_t bytes)
+{
+	const struct orion_place *blocks = fetch->manifest->blocks;
+	const uint32_t next = first + count;
+
+	return count < ORION_RUN_BLOCKS && next < fetch->manifest->block_count &&
+	       bytes + blocks[next].length <= ORION_RUN_BYTES && blocks[next].pack == blocks[first].pack &&
+	       blocks[next].offset == blocks[next - 1].offset + blocks[next - 1].length;
+}
+
+/* Asks for blocks that have flights now: ascending numbers. If it cannot even be asked for, the flights land. */
+static void depart(struct orion_fetch *fetch, const uint32_t *numbers, uint32_t total, bool urgent)
+{
+	for (uint32_t i = 0; i < total;) {
+		size_t bytes = fetch->manifest->blocks[numbers[i]].length;
+		uint32_t count = 1;
+
+		while (i + count < total && numbers[i + count] == numbers[i] + count &&
+		       goes_on(fetch, numbers[i], count, bytes))
+			bytes += fetch->manifest->blocks[numbers[i + count++]].length;
+		if (ask(fetch, numbers[i], count, 0, urgent)) {
+			struct orion_slot *done = NULL;
+
+			pthread_mutex_lock(&fetch->lock);
+			for (uint32_t k = 0; k < count; k++)
+				land(fetch, numbers[i] + k, NULL, &done);
+			pthread_mutex_unlock(&fetch->lock);
+			tell_done(done);
+		}
+		i += count;
+	}
+}
+
+/* Locked: a new flight; NULL if there is no memory. */
+static struct orion_flight *take_off(struct orion_fetch *fetch, uint32_t number, bool ahead)
+{
+	struct orion_flight *flight = calloc(1, sizeof(*flight));
+	const uint32_t length = fetch->manifest->blocks[number].length;
+
+	if (!flight)
+		return NULL;
+	flight->number = number;
+	flight->ahead = ahead;
+	flight->chain = fetch->flights[number & (BUCKETS - 1)];
+	fetch->flights[number & (BUCKETS - 1)] = flight;
+	fetch->count.flights++;
+	if (ahead) {
+		fetch->ahead_bytes += length;
+		fetch->count.ahead_blocks++;
+		fetch->count.ahead_bytes += length;
+	} else {
+		fetch->count.demand_blocks++;
+		fetch->count.demand_bytes += length;
+	}
+	return flight;
+}
+
+int orion_read_create(struct orion_fetch *fetch, uint32_t inode, uint64_t offset, uint32_t size, uint32_t leading,
+		      struct orion_read **ret)
+{
+	const struct orion_manifest *manifest = fetch->manifest;
+	const uint32_t block_size = manifest->header->block_size;
+	const struct orion_inode *found;
+	int error = orion_manifest_inode(manifest, inode, &found);
+
+	if (error)
+		return error;
+	if (!S_ISREG(found->mode))
+		return S_ISDIR(found->mode) ? -EISDIR : -EINVAL;
+
+	const uint64_t left = offset < found->size ? found->size - offset : 0;
+	const uint32_t length = left < size ? (uint32_t)left : size;
+	const uint32_t skip = (uint32_t)(offset & (block_size - 1));
+	const uint32_t count = length ? (uint32_t)(((uint64_t)skip + length + block_size - 1) >> manifest->block_shift) : 0;
+	struct orion_read *read = calloc(1, sizeof(*read) + count * sizeof(*read->slots) +
+						    (leading + count) * sizeof(*read->parts));
+
+	if (!read)
+		return -ENOMEM;
+	read->inode = inode;
+	read->offset = offset;
+	read->length = length;
+	read->leading = leading;
+	read->parts = (struct iovec *)(read->slots + count);
+	read->slot_count = count;
+	for (uint32_t i = 0; i < count && !error; i++) {
+		struct orion_slot *slot = &read->slots[i];
+		struct orion_block_of_file block;
+
+		error = orion_manifest_block(manifest, inode, (offset >> manifest->block_shift) + i, &block);
+		slot->read = read;
+		slot->number = block.number;
+		slot->skip = i ? 0 : skip;
+		slot->length = block_size - slot->skip;
+		if (i == count - 1)
+			slot->length = length - (i ? i * block_size - skip : 0);
+		/* What is asked for must be in the block, whatever the manifest says. */
+		if (!error && slot->skip + slot->length > block.length)
+			error = -EIO;
+	}
+	if (error) {
+		free(read);
+		return error;
+	}
+	*ret = read;
+	return 0;
+}
+
+void orion_read_destroy(struct orion_read *read)
+{
+	if (!read)
+		return;
+	for (uint32_t i = 0; i < read->slot_count; i++)
+		orion_block_release(read->slots[i].block);
+	free(read);
+}
+
+/* All blocks are there, or will never be. */
+static void finish_read(struct orion_read *read)
+{
+	read->part_count = read->leading;
+	if (read->error) {
+		read->length = 0;
+		return;
+	}
+	for (uint32_t i = 0; i < read->slot_count; i++) {
+		const struct orion_slot *slot = &read->slots[i];
+		const uint8_t *bytes = slot->block ? slot->block->bytes + slot->skip : zeros;
+
+		read->parts[read->part_count++] = (struct iovec){(void *)bytes, slot->length};
+	}
+}
+
+/* Locked. */
+static void note_demand(struct orion_fetch *fetch, uint32_t number)
+{
+	if (fetch->was_ahead[number]) {
+		fetch->was_ahead[number] = false;
+		fetch->count.ahead_used++;
+	}
+}
+
+/* Locked: lets a slot wait for a block that was not in the store a moment ago; whether it takes a new flight. */
+static bool join(struct orion_fetch *fetch, struct orion_slot *slot)
+{
+	struct orion_flight *flight = *find_flight(fetch, slot->number);
+	const bool is_new = !flight;
+
+	if (is_new) {
+		/* It may have landed since. */
+		slot->block = orion_store_get(fetch->store, digest_of(fetch, slot->number));
+		if (slot->block)
+			return false;
+		flight = take_off(fetch, slot->number, false);
+		if (!flight) {
+			slot->read->error = -ENOMEM;
+			return false;
+		}
+	}
+	if (flight->ahead) {
+		flight->ahead = false;
+		fetch->ahead_bytes -= fetch->manifest->blocks[slot->number].length;
+		fetch->count.ahead_used++;
+		if (flight->attempt)
+			orion_upstreams_promote(fetch->upstreams, &flight->attempt->job);
+	}
+	slot->flight = flight;
+	slot->next = flight->waiting;
+	flight->waiting = slot;
+	slot->read->missing++;
+	return is_new;
+}
+
+static size_t bytes_around(struct orion_fetch *fetch)
+{
+	if (fetch->options.read_around >= 0)
+		return (size_t)fetch->options.read_around;
+
+	const uint64_t trip = orion_upstreams_round_trip(fetch->upstreams);
+
+	if (trip <= AROUND_FROM_NS)
+		return 0;
+	if (trip >= AROUND_FULL_NS)
+		return AROUND_MOST;
+	return (size_t)(AROUND_MOST * (trip - AROUND_FROM_NS) / (AROUND_FULL_NS - AROUND_FROM_NS));
+}
+
+/* Locked: takes off for a block that is neither here nor on its way; false when there is no more room. */
+static bool take_ahead(struct orion_fetch *fetch, uint32_t number, uint32_t *numbers, uint32_t *count)
+{
+	if (*count == ORION_RUN_BLOCKS || fetch->ahead_bytes >= AHEAD_MOST)
+		return false;
+	if (!*find_flight(fetch, number) && !orion_store_has(fetch->store, digest_of(fetch, number)) &&
+	    take_off(fetch, number, true))
+		numbers[(*count)++] = number;
+	return true;
+}
+
+/* What lies around a miss in its pack is likely to be asked for next: neighbours there are neighbours in the tree. A
+ * quarter of it before, the rest behind. */
+static void read_around(struct orion_fetch *fetch, uint32_t first, uint32_t last)
+{
+	const struct orion_place *blocks = fetch->manifest->blocks;
+	const size_t bytes = bytes_around(fetch);
+	uint32_t numbers[ORION_RUN_BLOCKS], count = 0, begin = first;
+
+	if (!bytes)
+		return;
+	for (size_t left = bytes / 4; begin > 0 && blocks[begin - 1].pack == blocks[first].pack &&
+				      blocks[begin - 1].length <= left;)
+		left -= blocks[--begin].length;
+	pthread_mutex_lock(&fetch->lock);
+	for (uint32_t number = begin; number < first && take_ahead(fetch, number, numbers, &count);)
+		number++;
+	size_t left = bytes - bytes / 4;
+
+	for (uint32_t number = last + 1;
+	     number < fetch->manifest->block_count && blocks[number].pack == blocks[last].pack &&
+	     blocks[number].length <= left && take_ahead(fetch, number, numbers, &count);)
+		left -= blocks[number++].length;
+	pthread_mutex_unlock(&fetch->lock);
+	depart(fetch, numbers, count, false);
+}
+
+static int compare_numbers(const void *left, const void *right)
+{
+	const uint32_t a = *(const uint32_t *)left, b = *(const uint32_t *)right;
+
+	return a < b ? -1 : a > b;
+}
+
+bool orion_fetch_read(struct orion_fetch *fetch, struct orion_read *read)
+{
+	uint32_t numbers[ORION_RUN_BLOCKS + 1], count = 0;
+
+	for (uint32_t i = 0; i < read->slot_count; i++) {
+		struct orion_slot *slot = &read->slots[i];
+
+		if (slot->number == ORION_HOLE)
+			continue;
+		slot->block = orion_store_get(fetch->store, digest_of(fetch, slot->number));
+	}
+	pthread_mutex_lock(&fetch->lock);
+	for (uint32_t i = 0; i < read->slot_count; i++) {
+		struct orion_slot *slot = &read->slots[i];
+
+		if (slot->number == ORION_HOLE)
+			continue;
+		if (!slot->block && join(fetch, slot))
+			numbers[count++] = slot->number;
+		note_demand(fetch, slot->number);
+	}
+	const bool done = read->missing == 0;
+
+	pthread_mutex_unlock(&fetch->lock);
+	/* From here on the read may be done, and gone, at any moment, unless it waits for nothing. */
+	if (done)
+		finish_read(read);
+	if (count) {
+		qsort(numbers, count, sizeof(*numbers), compare_numbers);
+		depart(fetch, numbers, count, true);
+		read_around(fetch, numbers[0], numbers[count - 1]);
+	}
+	return done;
+}
+
+bool orion_fetch_cancel(struct orion_fetch *fetch, struct orion_read *read)
+{
+	pthread_mutex_lock(&fetch->lock);
+	const bool cancelled = read->missing > 0;
+
+	for (uint32_t i = 0; cancelled && i < read->slot_count; i++) {
+		struct orion_slot *slot = &read->slots[i];
+
+		if (!slot->flight)
+			continue;
+		struct orion_slot **link = &slot->flight->waiting;
+
+		while (*link != slot)
+			link = &(*link)->next;
+		*link = slot->next;
+		slot->flight = NULL;
+	}
+	if (cancelled)
+		read->missing = 0;
+	pthread_mutex_unlock(&fetch->lock);
+	return cancelled;
+}
+
+void orion_fetch_prefetch(struct orion_fetch *fetch, const uint32_t *blocks, size_t total)
+{
+	uint32_t numbers[ORION_RUN_BLOCKS], count;
+
+	for (size_t i = 0; i < total;) {
+		bool room = true;
+
+		count = 0;
+		pthread_mutex_lock(&fetch->lock);
+		while (i < total && room && count < ORION_RUN_BLOCKS) {
+			room = blocks[i] >= fetch->manifest->block_count ||
+			       take_ahead(fetch, blocks[i], numbers, &count);
+			i += room;
+		}
+		pthread_mutex_unlock(&fetch->lock);
+		depart(fetch, numbers, count, false);
+		if (!room)
+			return; /* Enough is on its way; the caller comes back. */
+	}
+}
+
+void orion_fetch_statistics(struct orion_fetch *fetch, struct orion_fetch_statistics *ret)
+{
+	pthread_mutex_lock(&fetch->lock);
+	*ret = fetch->count;
+	pthread_mutex_unlock(&fetch->lock);
+}
