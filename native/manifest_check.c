@@ -292,47 +292,64 @@ static int check_tree(const struct check *check)
 	return 0;
 }
 
+/* Every inode by itself. */
 static int check_inodes(const struct check *check, const uint32_t *short_blocks, const uint32_t *xattr_breaks)
 {
 	const struct orion_manifest *manifest = check->manifest;
-	scoped uint8_t *dirents = array(manifest->dirent_count / 8 + 1, 1);
 	scoped uint8_t *extents = array(manifest->extent_count / 8 + 1, 1);
-	scoped struct named *named = array(manifest->inode_count, sizeof *named);
-	uint64_t content = 0, dirent_count = 0, extent_count = 0;
+	uint64_t content = 0, extent_count = 0;
 
-	if (!dirents || !extents || !named)
+	if (!extents)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < manifest->inode_count; i++) {
 		const struct orion_inode *inode;
-		int result = 0;
+		const char *target;
+		size_t length;
 
 		if (orion_manifest_inode(manifest, i, &inode) || !unused_are_zero(inode))
 			return broken(check, "inode %u is broken", i);
 		if (inode->xattr_count && xattr_breaks[inode->xattr_first + inode->xattr_count] !=
 						  xattr_breaks[inode->xattr_first + 1])
 			return broken(check, "inode %u has attributes that are not sorted", i);
-		if (S_ISDIR(inode->mode)) {
-			result = check_directory(check, i, inode, dirents, named);
-			dirent_count += inode->count;
-		} else if (S_ISREG(inode->mode)) {
-			result = check_file(check, i, inode, extents, short_blocks);
-			extent_count += inode->count;
-			if (__builtin_add_overflow(content, inode->size, &content))
-				return broken(check, "inode %u: the sizes add up to more than 2^64", i);
-		} else if (S_ISLNK(inode->mode)) {
-			const char *target;
-			size_t length;
+		if (S_ISLNK(inode->mode) && orion_manifest_target(manifest, i, &target, &length))
+			return broken(check, "inode %u has no good target", i);
+		if (!S_ISREG(inode->mode))
+			continue;
+		int result = check_file(check, i, inode, extents, short_blocks);
 
-			if (orion_manifest_target(manifest, i, &target, &length))
-				return broken(check, "inode %u has no good target", i);
-		}
 		if (result)
 			return result;
+		extent_count += inode->count;
+		if (__builtin_add_overflow(content, inode->size, &content))
+			return broken(check, "inode %u: the sizes add up to more than 2^64", i);
 	}
 	if (content != manifest->header->content_bytes)
 		return broken(check, "header: content_bytes is not the sum of the files' sizes");
-	if (dirent_count != manifest->dirent_count || extent_count != manifest->extent_count)
-		return broken(check, "there are dirents or extents of no inode");
+	if (extent_count != manifest->extent_count)
+		return broken(check, "there are extents of no file");
+	return 0;
+}
+
+/* What hangs together by names; every inode is good by itself. */
+static int check_names(const struct check *check)
+{
+	const struct orion_manifest *manifest = check->manifest;
+	scoped uint8_t *dirents = array(manifest->dirent_count / 8 + 1, 1);
+	scoped struct named *named = array(manifest->inode_count, sizeof *named);
+	uint64_t dirent_count = 0;
+
+	if (!dirents || !named)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < manifest->inode_count; i++) {
+		const struct orion_inode *inode = manifest->inodes + i;
+		int result = S_ISDIR(inode->mode) ? check_directory(check, i, inode, dirents, named) : 0;
+
+		if (result)
+			return result;
+		dirent_count += S_ISDIR(inode->mode) ? inode->count : 0;
+	}
+	if (dirent_count != manifest->dirent_count)
+		return broken(check, "there are dirents of no directory");
 	for (uint32_t i = 0; i < manifest->inode_count; i++) {
 		const struct orion_inode *inode = manifest->inodes + i;
 		const bool directory = S_ISDIR(inode->mode);
@@ -361,5 +378,7 @@ int orion_manifest_check(const struct orion_manifest *manifest, char *ret_proble
 		result = check_xattrs(&check, xattr_breaks);
 	if (!result)
 		result = check_inodes(&check, short_blocks, xattr_breaks);
+	if (!result)
+		result = check_names(&check);
 	return result;
 }
