@@ -1,0 +1,535 @@
+/* Requests to a release. */
+#define _GNU_SOURCE
+#include "fuse_release.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Seconds; the kernel takes the most that it can count. */
+#define ENDLESS ((uint64_t)1 << 62)
+/* The size that a directory is shown with. */
+#define DIRECTORY_SIZE 4096
+#define STATFS_BLOCK 4096
+/* The longest list of entries in one answer; the kernel asks for less. */
+#define ENTRIES_MAX (128u << 10)
+
+/* A READ that waits for blocks. */
+struct pending {
+	struct orion_served *served;
+	struct orion_session *session;
+	uint64_t unique;
+	struct orion_read *read;
+	struct pending *next, *previous;
+};
+
+struct orion_served {
+	const struct orion_manifest *manifest;
+	struct orion_fetch *fetch;
+	uint64_t generation;
+	pthread_mutex_t lock; /* of what follows */
+	struct pending *pending;
+	uint64_t in_flight;
+};
+
+int orion_served_create(const struct orion_manifest *manifest, struct orion_fetch *fetch, struct orion_served **ret)
+{
+	struct orion_served *served = calloc(1, sizeof(*served));
+
+	if (!served)
+		return -ENOMEM;
+	served->manifest = manifest;
+	served->fetch = fetch;
+	memcpy(&served->generation, manifest->header->digest, sizeof(served->generation));
+	pthread_mutex_init(&served->lock, NULL);
+	*ret = served;
+	return 0;
+}
+
+void orion_served_destroy(struct orion_served *served)
+{
+	if (!served)
+		return;
+	pthread_mutex_destroy(&served->lock);
+	free(served);
+}
+
+uint64_t orion_served_in_flight(struct orion_served *served)
+{
+	pthread_mutex_lock(&served->lock);
+	const uint64_t found = served->in_flight;
+
+	pthread_mutex_unlock(&served->lock);
+	return found;
+}
+
+/* A node id's inode number; of ids that were never given, one that no manifest has. */
+static uint32_t number_of(uint64_t node)
+{
+	return node - 1 < UINT32_MAX ? (uint32_t)(node - 1) : UINT32_MAX;
+}
+
+static void fill_attributes(const struct orion_served *served, uint32_t number, const struct orion_inode *inode,
+			    struct fuse_attr *ret)
+{
+	const uint64_t size = S_ISDIR(inode->mode) ? DIRECTORY_SIZE : inode->size;
+	const uint64_t taken = S_ISREG(inode->mode) ? orion_manifest_allocated(served->manifest, inode) : 0;
+
+	*ret = (struct fuse_attr){
+		.ino = (uint64_t)number + 1,
+		.size = size,
+		.blocks = (taken + 511) / 512,
+		.atime = (uint64_t)inode->mtime,
+		.mtime = (uint64_t)inode->mtime,
+		.ctime = (uint64_t)inode->mtime,
+		.atimensec = inode->mtime_nsec,
+		.mtimensec = inode->mtime_nsec,
+		.ctimensec = inode->mtime_nsec,
+		.mode = inode->mode,
+		.nlink = inode->nlink,
+		.uid = inode->uid,
+		.gid = inode->gid,
+		.rdev = inode->rdev,
+		.blksize = served->manifest->header->block_size,
+	};
+}
+
+static int fill_entry(const struct orion_served *served, uint32_t number, struct fuse_entry_out *ret)
+{
+	const struct orion_inode *inode;
+	const int error = orion_manifest_inode(served->manifest, number, &inode);
+
+	if (error)
+		return error;
+	*ret = (struct fuse_entry_out){
+		.nodeid = (uint64_t)number + 1,
+		.generation = served->generation,
+		.entry_valid = ENDLESS,
+		.attr_valid = ENDLESS,
+	};
+	fill_attributes(served, number, inode, &ret->attr);
+	return 0;
+}
+
+static void lookup(struct orion_served *served, const struct orion_request *request)
+{
+	const uint64_t unique = request->header->unique;
+	struct fuse_entry_out out = {.entry_valid = ENDLESS};
+	uint32_t number;
+	size_t length;
+	const char *name = orion_request_name(request, 0, &length);
+	int error = -EINVAL;
+
+	if (name)
+		error = orion_manifest_lookup(served->manifest, number_of(request->header->nodeid), name, length, &number);
+	/* Node 0: the kernel remembers that there is no such name. */
+	if (!error)
+		error = fill_entry(served, number, &out);
+	else if (error == -ENOENT)
+		error = 0;
+	if (error)
+		orion_reply_error(request->session, unique, error);
+	else
+		orion_reply(request->session, unique, &out, sizeof(out));
+}
+
+static void getattr(struct orion_served *served, const struct orion_request *request)
+{
+	const uint32_t number = number_of(request->header->nodeid);
+	struct fuse_attr_out out = {.attr_valid = ENDLESS};
+	const struct orion_inode *inode;
+	const int error = orion_manifest_inode(served->manifest, number, &inode);
+
+	if (error) {
+		orion_reply_error(request->session, request->header->unique, error);
+		return;
+	}
+	fill_attributes(served, number, inode, &out.attr);
+	orion_reply(request->session, request->header->unique, &out, sizeof(out));
+}
+
+static void readlink_of(struct orion_served *served, const struct orion_request *request)
+{
+	const char *target;
+	size_t length;
+	const int error =
+		orion_manifest_target(served->manifest, number_of(request->header->nodeid), &target, &length);
+
+	if (error)
+		orion_reply_error(request->session, request->header->unique, error);
+	else
+		orion_reply(request->session, request->header->unique, target, length);
+}
+
+static void forget_pending(struct pending *pending)
+{
+	struct orion_served *served = pending->served;
+
+	if (pending->previous)
+		pending->previous->next = pending->next;
+	else
+		served->pending = pending->next;
+	if (pending->next)
+		pending->next->previous = pending->previous;
+	served->in_flight--;
+}
+
+static void answer_read(struct orion_read *read)
+{
+	struct pending *pending = read->context;
+
+	pthread_mutex_lock(&pending->served->lock);
+	forget_pending(pending);
+	pthread_mutex_unlock(&pending->served->lock);
+	if (read->error)
+		orion_reply_error(pending->session, pending->unique, read->error);
+	else
+		orion_reply_parts(pending->session, pending->unique, read->parts, read->part_count);
+	orion_read_destroy(read);
+	free(pending);
+}
+
+static void read_file(struct orion_served *served, const struct orion_request *request)
+{
+	const struct fuse_read_in *in = orion_request_argument(request, sizeof(*in));
+	const uint64_t unique = request->header->unique;
+	struct pending *pending = NULL;
+	struct orion_read *read;
+	int error = -EINVAL;
+
+	if (in && in->size <= ORION_READ_MAX)
+		error = orion_read_create(served->fetch, number_of(request->header->nodeid), in->offset, in->size, 1, &read);
+	if (!error && !(pending = calloc(1, sizeof(*pending)))) {
+		orion_read_destroy(read);
+		error = -ENOMEM;
+	}
+	if (error) {
+		orion_reply_error(request->session, unique, error);
+		return;
+	}
+	*pending = (struct pending){.served = served, .session = request->session, .unique = unique, .read = read};
+	read->done = answer_read;
+	read->context = pending;
+	pthread_mutex_lock(&served->lock);
+	pending->next = served->pending;
+	if (pending->next)
+		pending->next->previous = pending;
+	served->pending = pending;
+	served->in_flight++;
+	pthread_mutex_unlock(&served->lock);
+	if (orion_fetch_read(served->fetch, read))
+		answer_read(read);
+}
+
+static void interrupt(struct orion_served *served, const struct orion_request *request)
+{
+	const struct fuse_interrupt_in *in = orion_request_argument(request, sizeof(*in));
+	struct pending *pending;
+	bool cancelled = false;
+
+	if (!in)
+		return;
+	pthread_mutex_lock(&served->lock);
+	for (pending = served->pending; pending && pending->unique != in->unique; pending = pending->next)
+		;
+	/* If it cannot be cancelled any more, it is being answered, and waits for this lock. */
+	if (pending && (cancelled = orion_fetch_cancel(served->fetch, pending->read)))
+		forget_pending(pending);
+	const bool known = pending != NULL;
+
+	pthread_mutex_unlock(&served->lock);
+	if (cancelled) {
+		orion_reply_error(pending->session, pending->unique, -EINTR);
+		orion_read_destroy(pending->read);
+		free(pending);
+	} else if (!known) {
+		/* Another thread may just be about to begin with it: the kernel asks again, or knows that it is gone. */
+		orion_reply_error(request->session, request->header->unique, -EAGAIN);
+	}
+}
+
+/* One entry of a directory: positions 0 and 1 are . and .. */
+static int entry_at(const struct orion_served *served, uint32_t directory, uint64_t position, struct orion_name *ret)
+{
+	const struct orion_inode *inode;
+	const int error = orion_manifest_inode(served->manifest, directory, &inode);
+
+	if (error)
+		return error;
+	if (!S_ISDIR(inode->mode))
+		return -ENOTDIR;
+	if (position < 2) {
+		*ret = (struct orion_name){"..", (uint32_t)position + 1, position ? inode->parent : directory, DT_DIR};
+		return 0;
+	}
+	if (position - 2 >= UINT32_MAX)
+		return -ENOENT;
+	return orion_manifest_entry(served->manifest, directory, (uint32_t)(position - 2), ret);
+}
+
+static void readdir_of(struct orion_served *served, const struct orion_request *request, bool plus)
+{
+	const struct fuse_read_in *in = orion_request_argument(request, sizeof(*in));
+	const uint32_t directory = number_of(request->header->nodeid);
+	const size_t fixed = plus ? sizeof(struct fuse_direntplus) : sizeof(struct fuse_dirent);
+	size_t room = in ? in->size : 0, used = 0;
+	int error = in ? 0 : -EINVAL;
+
+	if (room > ENTRIES_MAX)
+		room = ENTRIES_MAX;
+	uint8_t *buffer = malloc(room + 1);
+
+	if (!buffer)
+		error = -ENOMEM;
+	for (uint64_t position = in ? in->offset : 0; !error; position++) {
+		struct orion_name name;
+
+		error = entry_at(served, directory, position, &name);
+		if (error)
+			break;
+		const size_t size = FUSE_DIRENT_ALIGN(fixed + name.length);
+
+		if (used + size > room)
+			break;
+		struct fuse_dirent *entry = (struct fuse_dirent *)(buffer + used);
+
+		memset(buffer + used, 0, size);
+		if (plus) {
+			struct fuse_direntplus *with = (struct fuse_direntplus *)(buffer + used);
+
+			entry = &with->dirent;
+			/* The kernel takes nothing but the name from these two. */
+			if (position >= 2 && (error = fill_entry(served, name.inode, &with->entry_out)))
+				break;
+		}
+		entry->ino = (uint64_t)name.inode + 1;
+		entry->off = position + 1;
+		entry->namelen = name.length;
+		entry->type = name.type;
+		memcpy(entry->name, name.text, name.length);
+		used += size;
+	}
+	/* What came before a broken entry is given first. */
+	if (error && error != -ENOENT && !used)
+		orion_reply_error(request->session, request->header->unique, error);
+	else
+		orion_reply(request->session, request->header->unique, buffer, used);
+	free(buffer);
+}
+
+/* The size if nothing but that is asked for, else the bytes. */
+static void reply_xattr(const struct orion_request *request, uint32_t asked, const void *bytes, size_t length)
+{
+	const struct fuse_getxattr_out size = {.size = (uint32_t)length};
+
+	if (!asked)
+		orion_reply(request->session, request->header->unique, &size, sizeof(size));
+	else if (asked < length)
+		orion_reply_error(request->session, request->header->unique, -ERANGE);
+	else
+		orion_reply(request->session, request->header->unique, bytes, length);
+}
+
+static void getxattr(struct orion_served *served, const struct orion_request *request)
+{
+	const struct fuse_getxattr_in *in = orion_request_argument(request, sizeof(*in));
+	const uint8_t *value = NULL;
+	size_t length, size = 0;
+	const char *name = orion_request_name(request, sizeof(*in), &length);
+	int error = -EINVAL;
+
+	/* If there are none at all, the kernel need not ask again. */
+	if (!(served->manifest->header->flags & ORION_HAS_XATTRS))
+		error = -ENOSYS;
+	else if (in && name)
+		error = orion_manifest_xattr(served->manifest, number_of(request->header->nodeid), name, length, &value,
+					     &size);
+	if (error)
+		orion_reply_error(request->session, request->header->unique, error);
+	else
+		reply_xattr(request, in->size, value, size);
+}
+
+static void listxattr(struct orion_served *served, const struct orion_request *request)
+{
+	const struct fuse_getxattr_in *in = orion_request_argument(request, sizeof(*in));
+	char *names = malloc(XATTR_LIST_MAX);
+	size_t used = 0, length;
+	const char *name;
+	int error = !in ? -EINVAL : names ? 0 : -ENOMEM;
+
+	if (!(served->manifest->header->flags & ORION_HAS_XATTRS))
+		error = -ENOSYS;
+	for (uint32_t i = 0; !error; i++) {
+		error = orion_manifest_xattr_name(served->manifest, number_of(request->header->nodeid), i, &name, &length);
+		if (!error && used + length + 1 > XATTR_LIST_MAX)
+			error = -E2BIG;
+		if (!error) {
+			memcpy(names + used, name, length);
+			names[used + length] = 0;
+			used += length + 1;
+		}
+	}
+	if (error != -ENOENT)
+		orion_reply_error(request->session, request->header->unique, error);
+	else
+		reply_xattr(request, in->size, names, used);
+	free(names);
+}
+
+static void statfs_of(struct orion_served *served, const struct orion_request *request)
+{
+	const struct orion_header *header = served->manifest->header;
+	const struct fuse_statfs_out out = {.st = {
+		.blocks = (header->content_bytes + STATFS_BLOCK - 1) / STATFS_BLOCK,
+		.files = served->manifest->inode_count,
+		.bsize = STATFS_BLOCK,
+		.frsize = STATFS_BLOCK,
+		.namelen = ORION_NAME_MAX,
+	}};
+
+	orion_reply(request->session, request->header->unique, &out, sizeof(out));
+}
+
+/* Where data, or a hole, begins at or after an offset. */
+static int seek(const struct orion_manifest *manifest, uint32_t number, uint64_t offset, bool data, uint64_t *ret)
+{
+	const struct orion_inode *inode;
+	int error = orion_manifest_inode(manifest, number, &inode);
+
+	if (error)
+		return error;
+	if (!S_ISREG(inode->mode))
+		return -EINVAL;
+	if (offset >= inode->size)
+		return -ENXIO;
+	for (uint64_t block = offset >> manifest->block_shift;; block++) {
+		const uint64_t begin = block << manifest->block_shift;
+		struct orion_block_of_file found;
+
+		if (begin >= inode->size) {
+			*ret = inode->size; /* At the end of every file there is a hole. */
+			return data ? -ENXIO : 0;
+		}
+		error = orion_manifest_block(manifest, number, block, &found);
+		if (error)
+			return error;
+		if ((found.number != ORION_HOLE) == data) {
+			*ret = begin > offset ? begin : offset;
+			return 0;
+		}
+	}
+}
+
+static void lseek_of(struct orion_served *served, const struct orion_request *request)
+{
+	const struct fuse_lseek_in *in = orion_request_argument(request, sizeof(*in));
+	struct fuse_lseek_out out;
+	int error = -EINVAL;
+
+	if (in && (in->whence == SEEK_DATA || in->whence == SEEK_HOLE))
+		error = seek(served->manifest, number_of(request->header->nodeid), in->offset, in->whence == SEEK_DATA,
+			     &out.offset);
+	if (error)
+		orion_reply_error(request->session, request->header->unique, error);
+	else
+		orion_reply(request->session, request->header->unique, &out, sizeof(out));
+}
+
+static void open_anything(const struct orion_request *request, uint64_t without, uint32_t flags)
+{
+	const struct fuse_open_out out = {.open_flags = flags};
+
+	/* A kernel that can do without does not ask again. */
+	if (orion_session_flags(request->session) & without)
+		orion_reply_error(request->session, request->header->unique, -ENOSYS);
+	else
+		orion_reply(request->session, request->header->unique, &out, sizeof(out));
+}
+
+static void handle(void *context, const struct orion_request *request)
+{
+	struct orion_served *served = context;
+
+	switch (request->header->opcode) {
+	case FUSE_LOOKUP:
+		lookup(served, request);
+		break;
+	case FUSE_FORGET:
+	case FUSE_BATCH_FORGET:
+		break;
+	case FUSE_GETATTR:
+		getattr(served, request);
+		break;
+	case FUSE_READLINK:
+		readlink_of(served, request);
+		break;
+	case FUSE_OPEN:
+		open_anything(request, FUSE_NO_OPEN_SUPPORT, FOPEN_KEEP_CACHE);
+		break;
+	case FUSE_OPENDIR:
+		open_anything(request, FUSE_NO_OPENDIR_SUPPORT, FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR);
+		break;
+	case FUSE_READ:
+		read_file(served, request);
+		break;
+	case FUSE_READDIR:
+		readdir_of(served, request, false);
+		break;
+	case FUSE_READDIRPLUS:
+		readdir_of(served, request, true);
+		break;
+	case FUSE_GETXATTR:
+		getxattr(served, request);
+		break;
+	case FUSE_LISTXATTR:
+		listxattr(served, request);
+		break;
+	case FUSE_STATFS:
+		statfs_of(served, request);
+		break;
+	case FUSE_LSEEK:
+		lseek_of(served, request);
+		break;
+	case FUSE_INTERRUPT:
+		interrupt(served, request);
+		break;
+	case FUSE_RELEASE:
+	case FUSE_RELEASEDIR:
+	case FUSE_DESTROY:
+		orion_reply_error(request->session, request->header->unique, 0);
+		break;
+	/* What would change something; the kernel asks for none of it, for the mount is read-only. */
+	case FUSE_SETATTR:
+	case FUSE_SYMLINK:
+	case FUSE_MKNOD:
+	case FUSE_MKDIR:
+	case FUSE_UNLINK:
+	case FUSE_RMDIR:
+	case FUSE_RENAME:
+	case FUSE_RENAME2:
+	case FUSE_LINK:
+	case FUSE_WRITE:
+	case FUSE_CREATE:
+	case FUSE_SETXATTR:
+	case FUSE_REMOVEXATTR:
+	case FUSE_FALLOCATE:
+		orion_reply_error(request->session, request->header->unique, -EROFS);
+		break;
+	default:
+		orion_reply_error(request->session, request->header->unique, -ENOSYS);
+	}
+}
+
+void orion_served_options(struct orion_served *served, struct orion_session_options *ret)
+{
+	ret->flags = FUSE_CACHE_SYMLINKS | FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT;
+	if (served->manifest->header->flags & ORION_HAS_ACLS)
+		ret->flags |= FUSE_POSIX_ACL;
+	ret->handle = handle;
+	ret->context = served;
+}

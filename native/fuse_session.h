@@ -1,0 +1,67 @@
+/* One FUSE mount: the device, the threads that read requests from it, and what is common to all answers. */
+#ifndef ORION_FUSE_SESSION_H
+#define ORION_FUSE_SESSION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include <linux/fuse.h>
+
+/* Requests carry names, never data: the mount is read-only. The kernel wants at least 8 KiB. */
+#define ORION_REQUEST_MAX (16u << 10)
+/* The longest read that the kernel asks for; the mount has max_read= of as much. */
+#define ORION_READ_MAX (1u << 20)
+#define ORION_OPCODES 64
+
+struct orion_session;
+
+/* A request; it lies in the thread's buffer, and is gone when the handler returns. */
+struct orion_request {
+	struct orion_session *session;
+	const struct fuse_in_header *header;
+	const uint8_t *body;
+	size_t length; /* of the body */
+};
+
+struct orion_session_options {
+	uint32_t threads;
+	uint64_t flags; /* FUSE_… init flags besides those that every mount has */
+	/* Answers a request, now or later, from any thread; FORGET has no answer. INIT never gets here. */
+	void (*handle)(void *context, const struct orion_request *request);
+	void *context;
+};
+
+struct orion_session_statistics {
+	uint64_t upcalls[ORION_OPCODES]; /* by opcode */
+};
+
+int orion_session_create(const struct orion_session_options *options, struct orion_session **ret);
+/* Stops its threads; the device stays the caller's. */
+void orion_session_destroy(struct orion_session *session);
+
+/* Serves the mounted /dev/fuse descriptor from threads of its own. */
+int orion_session_start(struct orion_session *session, int device);
+
+/* Becomes readable when the mount is gone. */
+int orion_session_ended_fd(const struct orion_session *session);
+/* Becomes readable when the kernel's INIT was answered. */
+int orion_session_ready_fd(const struct orion_session *session);
+/* What the kernel and we have agreed on in INIT. */
+uint64_t orion_session_flags(const struct orion_session *session);
+
+/* Answers. error: 0 or a negative errno. */
+void orion_reply_error(struct orion_session *session, uint64_t unique, int error);
+void orion_reply(struct orion_session *session, uint64_t unique, const void *data, size_t length);
+/* parts[0] is left free for the header by the caller. */
+void orion_reply_parts(struct orion_session *session, uint64_t unique, struct iovec *parts, uint32_t count);
+
+/* The request's argument of a fixed size; NULL if it is shorter. */
+const void *orion_request_argument(const struct orion_request *request, size_t size);
+/* The name that follows an argument of that size; NULL if it does not end in the request. */
+const char *orion_request_name(const struct orion_request *request, size_t after, size_t *ret_length);
+
+void orion_session_statistics(struct orion_session *session, struct orion_session_statistics *ret);
+
+#endif
