@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "fuse_session.h"
 
+#include "events.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -31,6 +33,7 @@ struct orion_session {
 	int device, ended, ready;
 	_Atomic uint64_t flags;
 	_Atomic uint64_t upcalls[ORION_OPCODES];
+	_Atomic uint64_t first_at;
 	pthread_mutex_t lock; /* of what follows */
 	pthread_cond_t changed;
 	bool stopping;
@@ -174,10 +177,13 @@ static void *serve(void *argument)
 			continue;
 		if (request.header->opcode < ORION_OPCODES)
 			atomic_fetch_add_explicit(&session->upcalls[request.header->opcode], 1, memory_order_relaxed);
-		if (request.header->opcode == FUSE_INIT)
+		if (request.header->opcode == FUSE_INIT) {
 			answer_init(session, &request);
-		else
-			session->options.handle(session->options.context, &request);
+			continue;
+		}
+		if (!atomic_load_explicit(&session->first_at, memory_order_relaxed))
+			session->first_at = orion_now_ns();
+		session->options.handle(session->options.context, &request);
 	}
 	pthread_mutex_lock(&session->lock);
 	session->alive--;
@@ -255,6 +261,7 @@ uint64_t orion_session_flags(const struct orion_session *session)
 
 void orion_session_statistics(struct orion_session *session, struct orion_session_statistics *ret)
 {
+	ret->first_at = session->first_at;
 	for (int i = 0; i < ORION_OPCODES; i++)
 		ret->upcalls[i] = atomic_load_explicit(&session->upcalls[i], memory_order_relaxed);
 }

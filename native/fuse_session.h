@@ -35,6 +35,7 @@ struct orion_session_options {
 
 struct orion_session_statistics {
 	uint64_t upcalls[ORION_OPCODES]; /* by opcode */
+	uint64_t first_at; /* CLOCK_MONOTONIC in ns: when the first request after INIT came; 0: not yet */
 };
 
 int orion_session_create(const struct orion_session_options *options, struct orion_session **ret);

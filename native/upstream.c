@@ -502,7 +502,7 @@ struct whole {
 	struct orion_job job; /* first: the upstreams' */
 	struct orion_upstreams *all;
 	char path[256];
-	size_t most;
+	size_t most, want;
 	uint8_t *bytes; /* the mapping */
 	size_t mapped, length;
 	pthread_mutex_t lock; /* of what follows */
@@ -544,9 +544,13 @@ static int run_whole(struct orion_job *job, uint32_t server, uint8_t *scratch)
 		error = -EINVAL;
 	else if ((uint64_t)status.st_size > whole->most)
 		error = -EFBIG;
+	else if (status.st_size == 0)
+		error = -ENODATA;
 	if (!error) {
 		whole->length = (size_t)status.st_size;
-		whole->mapped = (whole->length + page) / page * page;
+		if (whole->want && whole->length > whole->want)
+			whole->length = whole->want;
+		whole->mapped = (whole->length + page - 1) / page * page;
 		void *bytes = mmap(NULL, whole->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 		if (bytes == MAP_FAILED)
@@ -556,7 +560,7 @@ static int run_whole(struct orion_job *job, uint32_t server, uint8_t *scratch)
 	}
 	for (size_t at = 0; !error && at < whole->length;) {
 		const size_t left = whole->length - at;
-		/* Up to a page beyond the end: O_DIRECT on a local disk reads whole sectors only. */
+		/* To the page's end: O_DIRECT on a local disk reads whole sectors only. */
 		const ssize_t got = pread(fd, whole->bytes + at, left < PIECE ? whole->mapped - at : PIECE, (off_t)at);
 
 		if (got < 0)
@@ -564,7 +568,7 @@ static int run_whole(struct orion_job *job, uint32_t server, uint8_t *scratch)
 		else if (got == 0)
 			error = -EIO; /* It became shorter. */
 		else
-			at += (size_t)got;
+			at += (size_t)got < left ? (size_t)got : left;
 		orion_upstreams_progress(whole->all, job);
 	}
 	close(fd);
@@ -587,8 +591,8 @@ static void drop_whole(struct orion_job *job)
 	let_whole_go((struct whole *)job);
 }
 
-int orion_upstreams_fetch(struct orion_upstreams *all, uint32_t server, const char *path, size_t most, uint8_t **ret,
-			  size_t *ret_length)
+int orion_upstreams_fetch(struct orion_upstreams *all, uint32_t server, const char *path, size_t most, size_t want,
+			  uint8_t **ret, size_t *ret_length)
 {
 	struct whole *whole = calloc(1, sizeof(*whole));
 
@@ -597,6 +601,7 @@ int orion_upstreams_fetch(struct orion_upstreams *all, uint32_t server, const ch
 	whole->job = (struct orion_job){.run = run_whole, .finish = finish_whole, .drop = drop_whole, .urgent = true};
 	whole->all = all;
 	whole->most = most;
+	whole->want = want;
 	whole->holders = 2;
 	snprintf(whole->path, sizeof(whole->path), "%s", path);
 	pthread_mutex_init(&whole->lock, NULL);

@@ -88,9 +88,10 @@ void orion_upstreams_count_read(struct orion_upstreams *upstreams, uint32_t serv
 /* The round trip that a small job costs on the current server, a running minimum that forgets; 0 if not known. */
 uint64_t orion_upstreams_round_trip(struct orion_upstreams *upstreams);
 
-/* Reads a whole file of one server, in one of its threads: bytes are an anonymous mapping for the caller to munmap(),
- * padded with zeros to a page. -ETIMEDOUT when nothing comes for a deadline; -EFBIG beyond most bytes. */
-int orion_upstreams_fetch(struct orion_upstreams *upstreams, uint32_t server, const char *path, size_t most,
+/* Reads a file of one server, in one of its threads: bytes are an anonymous mapping for the caller to munmap(). want:
+ * only that many bytes of its beginning; 0: all. -ETIMEDOUT when nothing comes for a deadline; -EFBIG if the file has more
+ * than most bytes, -ENODATA if it has none. */
+int orion_upstreams_fetch(struct orion_upstreams *upstreams, uint32_t server, const char *path, size_t most, size_t want,
 			  uint8_t **ret, size_t *ret_length);
 
 /* ret: orion_upstreams_count() of them. */

@@ -1,0 +1,255 @@
+/* The parts of the native engine, put together and taken apart. */
+#define _GNU_SOURCE
+#include "engine.h"
+
+#include "digest.h"
+#include "fuse_release.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define MANIFEST_MOST ((size_t)8 << 30)
+
+struct orion_engine {
+	struct orion_engine_options options;
+	struct orion_events *events;
+	struct orion_upstreams *upstreams;
+	struct orion_store *store;
+	struct orion_fetch *fetch;
+	struct orion_served *served;
+	struct orion_session *session;
+	struct orion_manifest manifest;
+	uint8_t *bytes; /* of the manifest */
+	size_t length;
+	uint32_t from; /* the server that gave it */
+	int device;
+	uint64_t loaded_at, verified_at;
+	char sources[ORION_SERVERS_MAX][256];
+	char problem[512];
+};
+
+int orion_engine_create(const struct orion_engine_options *options, struct orion_engine **ret)
+{
+	struct orion_engine *engine = calloc(1, sizeof(*engine));
+	int error;
+
+	if (!engine)
+		return -ENOMEM;
+	engine->options = *options;
+	engine->device = -1;
+	error = orion_events_create(&engine->events);
+	if (!error)
+		error = orion_upstreams_create(
+			&(struct orion_upstream_options){options->readers, options->deadline_ns}, engine->events,
+			&engine->upstreams);
+	if (!error)
+		error = orion_store_create(options->cache_size, options->compressed_size, &engine->store);
+	if (error)
+		orion_engine_destroy(engine);
+	else
+		*ret = engine;
+	return error;
+}
+
+void orion_engine_destroy(struct orion_engine *engine)
+{
+	if (!engine)
+		return;
+	/* No new requests, then no more reads under way; what is left is ours alone. */
+	orion_session_destroy(engine->session);
+	orion_upstreams_destroy(engine->upstreams);
+	orion_fetch_destroy(engine->fetch);
+	orion_served_destroy(engine->served);
+	orion_store_destroy(engine->store);
+	orion_events_destroy(engine->events);
+	if (engine->device >= 0)
+		close(engine->device);
+	if (engine->bytes)
+		munmap(engine->bytes, engine->length);
+	free(engine);
+}
+
+int orion_engine_add(struct orion_engine *engine, int fd, const char *source, bool direct)
+{
+	const uint32_t number = orion_upstreams_count(engine->upstreams);
+	const int error = orion_upstreams_add(engine->upstreams, fd, source, direct);
+
+	if (!error)
+		snprintf(engine->sources[number], sizeof(engine->sources[number]), "%s", source);
+	return error;
+}
+
+__attribute__((format(printf, 3, 4))) static int fail(struct orion_engine *engine, int error, const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(engine->problem, sizeof(engine->problem), format, arguments);
+	va_end(arguments);
+	return error;
+}
+
+static int check_signature(struct orion_engine *engine, uint32_t server, const struct orion_header *header)
+{
+	const char *source = engine->sources[server];
+	uint8_t *signature;
+	size_t length;
+	int error = orion_upstreams_fetch(engine->upstreams, server, "manifest.sig", ORION_SIGNATURE_SIZE, 0,
+					  &signature, &length);
+
+	if (error == -ENOENT)
+		return fail(engine, -EKEYREJECTED, "%s: the manifest is not signed", source);
+	if (error)
+		return fail(engine, error, "%s/manifest.sig: %s", source, strerrordesc_np(-error));
+	error = length == ORION_SIGNATURE_SIZE
+			? orion_signature_verify(header->digest_kind, header->digest, signature, engine->options.key)
+			: -EBADMSG;
+	munmap(signature, length);
+	if (error == -EINVAL)
+		return fail(engine, -EKEYREJECTED, "%s: the release has digests that anybody can forge (xxh3)", source);
+	if (error)
+		return fail(engine, -EKEYREJECTED, "%s: the manifest's signature is not by the key", source);
+	return 0;
+}
+
+/* Gets one server's manifest, and believes it or not. */
+static int load_from(struct orion_engine *engine, uint32_t server)
+{
+	const char *source = engine->sources[server];
+	struct orion_manifest manifest;
+	uint8_t *bytes;
+	size_t length;
+	int error = orion_upstreams_fetch(engine->upstreams, server, "manifest", MANIFEST_MOST, 0, &bytes, &length);
+
+	if (error)
+		return fail(engine, error, "%s/manifest: %s", source, strerrordesc_np(-error));
+	engine->loaded_at = orion_now_ns();
+	error = orion_manifest_open(bytes, length, &manifest);
+	if (error == -EPROTONOSUPPORT)
+		fail(engine, error, "%s: the manifest has a version that this program does not know", source);
+	else if (error)
+		fail(engine, error, "%s: the manifest is broken", source);
+	else if ((error = orion_manifest_verify(&manifest)))
+		fail(engine, error, "%s: the manifest is not what its digest says", source);
+	else if (engine->options.signed_only)
+		error = check_signature(engine, server, manifest.header);
+	if (error) {
+		munmap(bytes, length);
+		return error;
+	}
+	engine->verified_at = orion_now_ns();
+	engine->manifest = manifest;
+	engine->bytes = bytes;
+	engine->length = length;
+	engine->from = server;
+	return 0;
+}
+
+int orion_engine_load(struct orion_engine *engine)
+{
+	const uint32_t count = orion_upstreams_count(engine->upstreams);
+	int error = -ENODEV;
+
+	for (uint32_t server = 0; server < count; server++) {
+		error = load_from(engine, server);
+		if (!error)
+			break;
+		orion_events_tell(engine->events, ORION_WARNING, "%s", engine->problem);
+		orion_upstreams_report(engine->upstreams, server, false, error == -EBADMSG);
+	}
+	if (!error)
+		error = orion_fetch_create(&engine->manifest, engine->store, engine->upstreams, engine->events,
+					   &(struct orion_fetch_options){engine->options.read_around},
+					   &engine->fetch);
+	if (!error)
+		error = orion_served_create(&engine->manifest, engine->fetch, &engine->served);
+	return error;
+}
+
+const char *orion_engine_problem(const struct orion_engine *engine)
+{
+	return engine->problem;
+}
+
+const struct orion_header *orion_engine_release(const struct orion_engine *engine)
+{
+	return engine->manifest.header;
+}
+
+int orion_engine_start(struct orion_engine *engine, int device)
+{
+	struct orion_session_options options = {.threads = engine->options.threads};
+
+	orion_served_options(engine->served, &options);
+
+	const int error = orion_session_create(&options, &engine->session);
+
+	if (error)
+		return error;
+	engine->device = device;
+	return orion_session_start(engine->session, device);
+}
+
+void orion_engine_check_others(struct orion_engine *engine)
+{
+	const uint32_t count = orion_upstreams_count(engine->upstreams);
+
+	for (uint32_t server = 0; server < count; server++) {
+		uint8_t *bytes;
+		size_t length;
+
+		if (server == engine->from)
+			continue;
+		/* The header has the digest of all the rest. */
+		const int error = orion_upstreams_fetch(engine->upstreams, server, "manifest", MANIFEST_MOST,
+							sizeof(struct orion_header), &bytes, &length);
+
+		if (error) {
+			orion_events_tell(engine->events, ORION_WARNING, "%s/manifest: %s", engine->sources[server],
+					  strerrordesc_np(-error));
+			orion_upstreams_report(engine->upstreams, server, false, false);
+			continue;
+		}
+		if (length != sizeof(struct orion_header) || memcmp(bytes, engine->bytes, length) != 0) {
+			orion_upstreams_leave_out(engine->upstreams, server);
+			orion_events_tell(engine->events, ORION_WARNING, "%s is left out: it has another release than %s",
+					  engine->sources[server], engine->sources[engine->from]);
+		}
+		munmap(bytes, length);
+	}
+}
+
+struct orion_events *orion_engine_events(struct orion_engine *engine)
+{
+	return engine->events;
+}
+
+int orion_engine_ended_fd(const struct orion_engine *engine)
+{
+	return orion_session_ended_fd(engine->session);
+}
+
+void orion_engine_statistics(struct orion_engine *engine, struct orion_engine_statistics *ret)
+{
+	*ret = (struct orion_engine_statistics){
+		.loaded_at = engine->loaded_at,
+		.verified_at = engine->verified_at,
+		.manifest_bytes = engine->length,
+		.server_count = orion_upstreams_count(engine->upstreams),
+	};
+	orion_store_statistics(engine->store, &ret->store);
+	orion_upstreams_statistics(engine->upstreams, ret->servers);
+	if (engine->fetch)
+		orion_fetch_statistics(engine->fetch, &ret->fetch);
+	if (engine->served)
+		ret->reads_in_flight = orion_served_in_flight(engine->served);
+	if (engine->session) {
+		orion_session_statistics(engine->session, &ret->session);
+		ret->asked_at = ret->session.first_at;
+	}
+}

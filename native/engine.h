@@ -1,0 +1,60 @@
+/* The native engine for releases: from the servers' directories to a served mount, with no Python in any answer. */
+#ifndef ORION_ENGINE_H
+#define ORION_ENGINE_H
+
+#include "events.h"
+#include "digest.h"
+#include "fetch.h"
+#include "fuse_session.h"
+
+struct orion_engine_options {
+	uint64_t cache_size, compressed_size; /* bytes: the store's two levels */
+	uint64_t deadline_ns; /* for one read on one server */
+	int64_t read_around; /* bytes, or ORION_READ_AROUND_AUTO */
+	uint32_t readers; /* threads for each server */
+	uint32_t threads; /* that answer the kernel */
+	bool signed_only; /* key is set */
+	uint8_t key[ORION_PUBLIC_KEY_SIZE]; /* whose signature the manifest must have */
+};
+
+struct orion_engine_statistics {
+	struct orion_store_statistics store;
+	struct orion_fetch_statistics fetch;
+	struct orion_session_statistics session;
+	uint64_t reads_in_flight;
+	/* CLOCK_MONOTONIC in ns: the manifest's bytes were there; it was verified; the first request after INIT was
+	 * there. 0: not yet. */
+	uint64_t loaded_at, verified_at, asked_at;
+	uint64_t manifest_bytes;
+	uint32_t server_count;
+	struct orion_server_statistics servers[ORION_SERVERS_MAX];
+};
+
+struct orion_engine;
+
+int orion_engine_create(const struct orion_engine_options *options, struct orion_engine **ret);
+/* After the mount was taken away, or the device will never answer again. */
+void orion_engine_destroy(struct orion_engine *engine);
+
+/* Adds a server's release directory: fd is taken over, direct as for orion_upstreams_add(). */
+int orion_engine_add(struct orion_engine *engine, int fd, const char *source, bool direct);
+
+/* Gets the manifest from the first server that has a good one. A negative errno: orion_engine_problem() says why. */
+int orion_engine_load(struct orion_engine *engine);
+const char *orion_engine_problem(const struct orion_engine *engine);
+
+/* After orion_engine_load(). */
+const struct orion_header *orion_engine_release(const struct orion_engine *engine);
+
+/* Serves a mounted device in threads of its own, and takes it over. */
+int orion_engine_start(struct orion_engine *engine, int device);
+/* Compares the other servers' manifests with the one that is served; leaves out who has another. Blocks, no longer than
+ * a deadline for each. */
+void orion_engine_check_others(struct orion_engine *engine);
+
+struct orion_events *orion_engine_events(struct orion_engine *engine);
+/* Readable when the mount is gone. */
+int orion_engine_ended_fd(const struct orion_engine *engine);
+void orion_engine_statistics(struct orion_engine *engine, struct orion_engine_statistics *ret);
+
+#endif

@@ -1,0 +1,58 @@
+/* mount(2), umount2(2), and the readahead in /sys. */
+#define _GNU_SOURCE
+#include "mount.h"
+
+#include "fuse_session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+int orion_mount(const char *source, const char *path, int *ret_device)
+{
+	char options[128];
+	const int device = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+
+	if (device < 0)
+		return -errno;
+	snprintf(options, sizeof(options),
+		 "fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other,max_read=%u", device,
+		 ORION_READ_MAX);
+	if (mount(source, path, ORION_FILESYSTEM, MS_RDONLY | MS_NOATIME, options)) {
+		const int error = -errno;
+
+		close(device);
+		return error;
+	}
+	*ret_device = device;
+	return 0;
+}
+
+int orion_unmount(const char *path)
+{
+	return umount2(path, MNT_DETACH) ? -errno : 0;
+}
+
+int orion_widen_readahead(const char *path)
+{
+	char text[64];
+	struct stat status;
+
+	if (stat(path, &status))
+		return -errno;
+	snprintf(text, sizeof(text), "/sys/class/bdi/%u:%u/read_ahead_kb", major(status.st_dev), minor(status.st_dev));
+
+	const int fd = open(text, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	const int length = snprintf(text, sizeof(text), "%u\n", ORION_READ_MAX >> 10);
+	const int error = write(fd, text, (size_t)length) < 0 ? -errno : 0;
+
+	close(fd);
+	return error;
+}

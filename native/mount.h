@@ -1,0 +1,19 @@
+/* Mounting, without the help of a program. */
+#ifndef ORION_MOUNT_H
+#define ORION_MOUNT_H
+
+/* The type that /proc/self/mountinfo shows. */
+#define ORION_FILESYSTEM "fuse.orioncache"
+
+/* Opens /dev/fuse and mounts it on path, read-only and for all users. ret_device: requests come from there. The mount
+ * stays when the device is closed, and says ENOTCONN from then on. Needs CAP_SYS_ADMIN. */
+int orion_mount(const char *source, const char *path, int *ret_device);
+
+/* Takes the topmost mount from a path, even while somebody uses it. */
+int orion_unmount(const char *path);
+
+/* Lets the kernel read as far ahead as it may ask for at once; INIT alone leaves it at 128 KiB. Asks the mount for its
+ * attributes: somebody must be serving. */
+int orion_widen_readahead(const char *path);
+
+#endif
