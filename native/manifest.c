@@ -119,17 +119,23 @@ int orion_manifest_open(const uint8_t *bytes, size_t length, struct orion_manife
 	return 0;
 }
 
-int orion_manifest_verify(const struct orion_manifest *manifest)
+void orion_manifest_digest(uint32_t kind, const uint8_t *bytes, size_t length, uint8_t ret[ORION_DIGEST_MAX])
 {
 	const size_t before = offsetof(struct orion_header, digest), after = sizeof(struct orion_header);
-	const struct orion_header *header = manifest->header;
-	uint8_t found[ORION_DIGEST_MAX];
 	struct orion_hash hash;
 
-	orion_hash_begin(&hash, header->digest_kind);
-	orion_hash_add(&hash, manifest->bytes, before);
-	orion_hash_add(&hash, manifest->bytes + after, manifest->length - after);
-	orion_hash_end(&hash, found);
+	orion_hash_begin(&hash, kind);
+	orion_hash_add(&hash, bytes, before);
+	orion_hash_add(&hash, bytes + after, length - after);
+	orion_hash_end(&hash, ret);
+}
+
+int orion_manifest_verify(const struct orion_manifest *manifest)
+{
+	const struct orion_header *header = manifest->header;
+	uint8_t found[ORION_DIGEST_MAX];
+
+	orion_manifest_digest(header->digest_kind, manifest->bytes, manifest->length, found);
 	return memcmp(found, header->digest, header->digest_size) == 0 ? 0 : -EBADMSG;
 }
 

@@ -155,6 +155,10 @@ struct orion_block_of_file {
  */
 int orion_manifest_open(const uint8_t *bytes, size_t length, struct orion_manifest *ret);
 
+/* The digest that belongs into a manifest's header: of all bytes but those of the digest itself. length: at least a
+ * header's. */
+void orion_manifest_digest(uint32_t kind, const uint8_t *bytes, size_t length, uint8_t ret[ORION_DIGEST_MAX]);
+
 /* Whether the whole file has the digest that its header names: 0 or -EBADMSG. */
 int orion_manifest_verify(const struct orion_manifest *manifest);
 

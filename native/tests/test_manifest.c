@@ -44,12 +44,7 @@ static struct orion_dirent dirent(const char *name, enum inode inode, mode_t typ
 /* Gives the manifest its right digest. */
 static void seal(struct sample *sample)
 {
-	struct orion_hash hash;
-
-	orion_hash_begin(&hash, ORION_XXH3_128);
-	orion_hash_add(&hash, (uint8_t *)sample, offsetof(struct orion_header, digest));
-	orion_hash_add(&hash, (uint8_t *)sample->inodes, sizeof *sample - sizeof sample->header);
-	orion_hash_end(&hash, sample->header.digest);
+	orion_manifest_digest(ORION_XXH3_128, (uint8_t *)sample, sizeof *sample, sample->header.digest);
 }
 
 static void file_digest(struct sample *sample, int number, int blocks, const int *block)

@@ -19,7 +19,7 @@ ffi = FFI()
 ffi.cdef((TOP / "native/orion.cdef").read_text(encoding="ascii"))
 ffi.set_source(
     "orioncache.native._orion",
-    '#include "orion.h"',
+    "".join(f'#include "{Path(header).name}"\n' for header in _all("*.h")),
     sources=_all("*.c"),
     depends=[*_all("*.h"), *_all("*.cdef")],
     include_dirs=["native"],

@@ -16,6 +16,7 @@ HEIGHT = {
     "fs": 2,
     "control": 1,
     "upstream": 1,
+    "release": 1,
     "store": 1,
     "native": 0.5,
 }

@@ -1,0 +1,156 @@
+"""A manifest as C reads it (native/manifest.h): for checking one, and for holding the two readers against each other.
+
+Every method raises OSError with the errno that C gave; a broken record is EIO.
+"""
+
+import os
+from typing import Any, NamedTuple
+
+from orioncache.native._orion import ffi, lib
+
+HOLE = (1 << 32) - 1
+
+
+class Inode(NamedTuple):
+    """An inode's fields, as native/manifest.h explains them."""
+
+    size: int
+    mtime: int
+    mtime_nsec: int
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    rdev: int
+    first: int
+    count: int
+    parent: int
+    xattr_count: int
+
+
+class Entry(NamedTuple):
+    """An entry of a directory."""
+
+    name: bytes
+    inode: int
+    type: int
+
+
+class Block(NamedTuple):
+    """One block of a file; a hole has number ``HOLE`` and no digest."""
+
+    number: int
+    length: int
+    offset: int
+    pack: int
+    digest: bytes | None
+
+
+class NativeManifest:
+    """An opened manifest."""
+
+    def __init__(self, data: bytes) -> None:
+        """Opens it.
+
+        Raises:
+            OSError: EINVAL: no manifest; EPROTONOSUPPORT: another version; EBADMSG: broken.
+        """
+        # Memory of its own, because bytes objects need not be aligned to 8.
+        self._bytes = ffi.new("uint64_t[]", len(data) // 8 + 1)
+        ffi.memmove(self._bytes, data, len(data))
+        self._manifest = ffi.new("struct orion_manifest *")
+        _checked(lib.orion_manifest_open(ffi.cast("uint8_t *", self._bytes), len(data), self._manifest))
+        self._digest_size = int.from_bytes(data[28:32], "little")
+
+    @property
+    def inodes(self) -> int:
+        """How many there are."""
+        return int(self._manifest.inode_count)
+
+    def verify(self) -> bool:
+        """Whether the manifest has the digest that its header names."""
+        return bool(lib.orion_manifest_verify(self._manifest) == 0)
+
+    def check(self) -> str | None:
+        """The first record that no builder could have left so; None if all are right."""
+        problem = ffi.new("char[]", 200)
+        result = lib.orion_manifest_check(self._manifest, problem, 200)
+        if result == 0:
+            return None
+        text = bytes(ffi.string(problem)).decode()
+        return text or os.strerror(-result)
+
+    def inode(self, number: int) -> Inode:
+        """An inode; ESTALE if there is none."""
+        found = self._inode(number)
+        return Inode(*(getattr(found, field) for field in Inode._fields))
+
+    def lookup(self, directory: int, name: bytes) -> int:
+        """What has this name in a directory; ENOENT, ENOTDIR, ENAMETOOLONG."""
+        found = ffi.new("uint32_t *")
+        _checked(lib.orion_manifest_lookup(self._manifest, directory, name, len(name), found))
+        return int(found[0])
+
+    def entry(self, directory: int, position: int) -> Entry:
+        """The entry at a position; ENOENT after the last."""
+        found = ffi.new("struct orion_name *")
+        _checked(lib.orion_manifest_entry(self._manifest, directory, position, found))
+        return Entry(bytes(ffi.buffer(found.text, found.length)), found.inode, found.type)
+
+    def target(self, number: int) -> bytes:
+        """A symlink's target; EINVAL for what is none."""
+        text, length = ffi.new("const char **"), ffi.new("size_t *")
+        _checked(lib.orion_manifest_target(self._manifest, number, text, length))
+        return bytes(ffi.buffer(text[0], length[0]))
+
+    def xattr(self, number: int, name: bytes) -> bytes:
+        """The value of an extended attribute; ENODATA."""
+        value, length = ffi.new("const uint8_t **"), ffi.new("size_t *")
+        _checked(lib.orion_manifest_xattr(self._manifest, number, name, len(name), value, length))
+        return bytes(ffi.buffer(value[0], length[0]))
+
+    def xattrs(self, number: int) -> list[bytes]:
+        """The names of the extended attributes."""
+        name, length = ffi.new("const char **"), ffi.new("size_t *")
+        names = []
+        for position in range(self._inode(number).xattr_count):
+            _checked(lib.orion_manifest_xattr_name(self._manifest, number, position, name, length))
+            names.append(bytes(ffi.buffer(name[0], length[0])))
+        return names
+
+    def block(self, number: int, file_block: int) -> Block:
+        """Which block holds a part of a file; ENOENT beyond its end, EISDIR or EINVAL for what is no file."""
+        found = ffi.new("struct orion_block_of_file *")
+        _checked(lib.orion_manifest_block(self._manifest, number, file_block, found))
+        digest = bytes(ffi.buffer(found.digest, self._digest_size)) if found.digest else None
+        return Block(found.number, found.length, found.offset, found.pack, digest)
+
+    def allocated(self, number: int) -> int:
+        """Bytes of a file that are no hole."""
+        return int(lib.orion_manifest_allocated(self._manifest, self._inode(number)))
+
+    def file_digest(self, number: int) -> bytes:
+        """The digest of a file's content, as the manifest has it."""
+        found = ffi.new("uint8_t[]", lib.ORION_DIGEST_MAX)
+        _checked(lib.orion_manifest_file_digest(self._manifest, number, found))
+        return bytes(ffi.buffer(found, self._digest_size))
+
+    def file_is_good(self, number: int) -> bool:
+        """Whether that is what its blocks' digests add up to; takes time with the file's size."""
+        return bool(lib.orion_manifest_file_verify(self._manifest, number) == 0)
+
+    def path(self, number: int) -> bytes:
+        """A path of an inode, from the root without a leading slash; ENOENT if it has none."""
+        found = ffi.new("char[]", 4096)
+        _checked(lib.orion_manifest_path(self._manifest, number, found, 4096))
+        return bytes(ffi.string(found))
+
+    def _inode(self, number: int) -> Any:  # noqa: ANN401  # cffi's structures have no types
+        found = ffi.new("const struct orion_inode **")
+        _checked(lib.orion_manifest_inode(self._manifest, number, found))
+        return found[0]
+
+
+def _checked(result: int) -> None:
+    if result:
+        raise OSError(-result, os.strerror(-result))

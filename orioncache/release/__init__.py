@@ -1,0 +1,1 @@
+"""Releases: immutable trees with a version, described by a manifest, their content in packs."""
