@@ -19,6 +19,8 @@
 /* Readahead and other requests that nobody waits for, at the same time. */
 #define BACKGROUND 64
 #define CONGESTED 48
+/* Bytes of a READ that take longer to copy than another thread takes to wake up. */
+#define LONG_READ (64u << 10)
 /* Wakes a thread out of read(); the handler does nothing. */
 #define WAKE SIGUSR2
 #define WAKE_EVERY_NS 5000000
@@ -35,8 +37,9 @@ struct orion_session {
 	_Atomic uint64_t upcalls[ORION_OPCODES];
 	_Atomic uint64_t first_at;
 	pthread_mutex_t lock; /* of what follows */
-	pthread_cond_t changed;
+	pthread_cond_t changed, turn;
 	bool stopping;
+	bool reading; /* a thread is, or handles what is quickly done before it reads again */
 	uint32_t alive;
 	pthread_t threads[THREADS_MAX];
 	uint32_t thread_count;
@@ -67,6 +70,7 @@ int orion_session_create(const struct orion_session_options *options, struct ori
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_cond_init(&session->changed, &monotonic);
 	pthread_condattr_destroy(&monotonic);
+	pthread_cond_init(&session->turn, NULL);
 	*ret = session;
 	return 0;
 }
@@ -149,23 +153,73 @@ static void answer_init(struct orion_session *session, const struct orion_reques
 	(void)!write(session->ready, &(uint64_t){1}, sizeof(uint64_t));
 }
 
+/* Locked. One thread sleeps in read() and the others wait for their turn. The kernel wakes sleepers in the order in
+ * which they came: if all of them read, each request would wake another thread, which costs 4 us more on one processor
+ * and 7 on two (measured; a lookup takes 14 to 20). */
+static void begin_reading(struct orion_session *session)
+{
+	while (session->reading && !session->stopping)
+		pthread_cond_wait(&session->turn, &session->lock);
+	session->reading = true;
+}
+
+static void end_reading(struct orion_session *session)
+{
+	pthread_mutex_lock(&session->lock);
+	session->reading = false;
+	pthread_cond_signal(&session->turn);
+	pthread_mutex_unlock(&session->lock);
+}
+
+/* Whether the answer may take so long that another thread should read meanwhile. */
+static bool is_long(const struct orion_request *request)
+{
+	const struct fuse_read_in *in = orion_request_argument(request, sizeof(*in));
+
+	return request->header->opcode == FUSE_READ && in && in->size >= LONG_READ;
+}
+
+static void handle(struct orion_session *session, const struct orion_request *request)
+{
+	if (request->header->opcode < ORION_OPCODES)
+		atomic_fetch_add_explicit(&session->upcalls[request->header->opcode], 1, memory_order_relaxed);
+	if (request->header->opcode == FUSE_INIT) {
+		answer_init(session, request);
+		return;
+	}
+	if (!atomic_load_explicit(&session->first_at, memory_order_relaxed))
+		session->first_at = orion_now_ns();
+	session->options.handle(session->options.context, request);
+}
+
+/* Whether the device is worth another read(). */
+static bool go_on_after(struct orion_session *session, int error)
+{
+	pthread_mutex_lock(&session->lock);
+	const bool stopping = session->stopping;
+
+	pthread_mutex_unlock(&session->lock);
+	/* ENOENT: a request that was interrupted before we had it. ENODEV: unmounted. */
+	return !stopping && (error == EINTR || error == EAGAIN || error == ENOENT);
+}
+
 static void *serve(void *argument)
 {
 	struct orion_session *session = argument;
 	_Alignas(8) uint8_t buffer[ORION_REQUEST_MAX];
+	bool reading = false;
 
 	for (;;) {
+		if (!reading) {
+			pthread_mutex_lock(&session->lock);
+			begin_reading(session);
+			pthread_mutex_unlock(&session->lock);
+			reading = true;
+		}
 		const ssize_t got = read(session->device, buffer, sizeof(buffer));
 
 		if (got < 0) {
-			const int error = errno;
-
-			pthread_mutex_lock(&session->lock);
-			const bool stopping = session->stopping;
-
-			pthread_mutex_unlock(&session->lock);
-			/* ENOENT: a request that was interrupted before we had it. ENODEV: unmounted. */
-			if (!stopping && (error == EINTR || error == EAGAIN || error == ENOENT))
+			if (go_on_after(session, errno))
 				continue;
 			break;
 		}
@@ -175,16 +229,13 @@ static void *serve(void *argument)
 
 		if ((size_t)got < sizeof(struct fuse_in_header) || request.header->len != (size_t)got)
 			continue;
-		if (request.header->opcode < ORION_OPCODES)
-			atomic_fetch_add_explicit(&session->upcalls[request.header->opcode], 1, memory_order_relaxed);
-		if (request.header->opcode == FUSE_INIT) {
-			answer_init(session, &request);
-			continue;
+		if (is_long(&request)) {
+			end_reading(session);
+			reading = false;
 		}
-		if (!atomic_load_explicit(&session->first_at, memory_order_relaxed))
-			session->first_at = orion_now_ns();
-		session->options.handle(session->options.context, &request);
+		handle(session, &request);
 	}
+	end_reading(session);
 	pthread_mutex_lock(&session->lock);
 	session->alive--;
 	pthread_cond_broadcast(&session->changed);
@@ -222,6 +273,7 @@ void orion_session_destroy(struct orion_session *session)
 		return;
 	pthread_mutex_lock(&session->lock);
 	session->stopping = true;
+	pthread_cond_broadcast(&session->turn);
 	while (session->alive) {
 		struct timespec until;
 
@@ -240,6 +292,7 @@ void orion_session_destroy(struct orion_session *session)
 	close(session->ended);
 	close(session->ready);
 	pthread_cond_destroy(&session->changed);
+	pthread_cond_destroy(&session->turn);
 	pthread_mutex_destroy(&session->lock);
 	free(session);
 }
