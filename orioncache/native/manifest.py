@@ -1,8 +1,9 @@
-"""A manifest as C reads it (native/manifest.h): for checking one, and for holding the two readers against each other.
+"""A manifest as C reads it (native/manifest.h): to check one, and to hold two readers against each other.
 
 Every method raises OSError with the errno that C gave; a broken record is EIO.
 """
 
+import dataclasses
 import os
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ from orioncache.native._orion import ffi, lib
 HOLE = (1 << 32) - 1
 
 
-class Inode(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Inode:
     """An inode's fields, as native/manifest.h explains them."""
 
     size: int
@@ -83,7 +85,7 @@ class NativeManifest:
     def inode(self, number: int) -> Inode:
         """An inode; ESTALE if there is none."""
         found = self._inode(number)
-        return Inode(*(getattr(found, field) for field in Inode._fields))
+        return Inode(**{field.name: getattr(found, field.name) for field in dataclasses.fields(Inode)})
 
     def lookup(self, directory: int, name: bytes) -> int:
         """What has this name in a directory; ENOENT, ENOTDIR, ENAMETOOLONG."""
