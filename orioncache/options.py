@@ -131,8 +131,8 @@ class Options:
         readers: threads that read from one server at the same time.
         control: path of the control socket; empty: one derived from the mount point.
         engine: ``native`` (C answers the kernel) or ``python`` (pyfuse3 does).
-        read_around: bytes of a release that are read around a block that was missing; READ_AROUND_AUTO: as many
-            as the round trip is worth.
+        read_around: bytes of a release that are read around a missing block; READ_AROUND_AUTO: as many as the
+            round trip is worth.
         key: path of the public key that a release must be signed with; empty: none.
         verify: ``off`` believes a release although it is not signed with the key.
     """

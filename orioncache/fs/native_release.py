@@ -11,12 +11,13 @@ from orioncache.errors import UserError
 from orioncache.native.engine import Engine, LoadError
 from orioncache.release.detect import PACKS
 
+AGAIN = "copy the release to the server again, or build it again"
 UNSIGNED = "sign it with orioncache release sign, or say verify=off if you trust it as it is"
 MENDS = {
     errno.EKEYREJECTED: UNSIGNED,
-    errno.EPROTONOSUPPORT: "use the program's version that the release was built with, or a newer one",
-    errno.EBADMSG: "copy the release to the server again, or build it again; orioncache release verify names what is broken",
-    errno.EINVAL: "copy the release to the server again, or build it again",
+    errno.EPROTONOSUPPORT: "use the program that the release was built with, or a newer one",
+    errno.EBADMSG: AGAIN,
+    errno.EINVAL: AGAIN,
     errno.ETIMEDOUT: "check the server and the network",
 }
 

@@ -57,7 +57,7 @@ class Mount:
             raise
 
     def widen_readahead(self) -> bool:
-        """Lets the kernel read as far ahead as it may; whether it could be set. To be done in a thread, after INIT."""
+        """Lets the kernel read as far ahead as it may; whether it could be set. Blocks; after INIT."""
         return native_mount.widen_readahead(self.path)
 
     def detach(self) -> None:
