@@ -37,7 +37,7 @@ struct attempt {
 	uint32_t tried; /* a bit for each server that has been asked, this one included */
 	uint32_t first, count; /* numbers of blocks */
 	size_t bytes;
-	struct orion_block *blocks[ORION_RUN_BLOCKS]; /* those that came and are what their digests say */
+	struct orion_block *blocks[ORION_RUN_BLOCKS]; /* when run() has ended without a read error: the good ones */
 };
 
 /* The files of one pack, opened when they are first needed. */
@@ -165,62 +165,133 @@ static int reopen_pack(struct orion_fetch *fetch, uint32_t pack, uint32_t server
 	return error;
 }
 
-static int read_all(int fd, uint8_t *bytes, size_t length, off_t offset)
+/* Takes bytes that have come from a list of parts; the rest of it. */
+static struct iovec *advance(struct iovec *parts, size_t bytes)
 {
-	while (length) {
-		const ssize_t got = pread(fd, bytes, length, offset);
+	while (bytes && bytes >= parts->iov_len)
+		bytes -= (parts++)->iov_len;
+	if (bytes) {
+		parts->iov_base = (uint8_t *)parts->iov_base + bytes;
+		parts->iov_len -= bytes;
+	}
+	return parts;
+}
+
+/* Fills all blocks of an attempt; flags as for preadv2(). */
+static int fill_blocks(const struct attempt *attempt, int fd, off_t offset, int flags)
+{
+	struct iovec all[ORION_RUN_BLOCKS], *parts = all;
+	size_t left = attempt->bytes;
+
+	for (uint32_t i = 0; i < attempt->count; i++)
+		all[i] = (struct iovec){attempt->blocks[i]->bytes, attempt->blocks[i]->length};
+	while (left) {
+		const ssize_t got = preadv2(fd, parts, (int)(all + attempt->count - parts), offset, flags);
 
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got <= 0)
 			return got < 0 ? -errno : -ENODATA; /* the pack ends too early */
-		bytes += got;
-		length -= (size_t)got;
+		parts = advance(parts, (size_t)got);
+		left -= (size_t)got;
 		offset += got;
 	}
 	return 0;
 }
 
-/* In a reader thread: reads, verifies, and makes blocks of what is good. */
-static int run_attempt(struct orion_job *job, uint32_t server, uint8_t *scratch)
+static void release_blocks(struct attempt *attempt)
+{
+	for (uint32_t i = 0; i < attempt->count; i++) {
+		orion_block_release(attempt->blocks[i]);
+		attempt->blocks[i] = NULL;
+	}
+}
+
+/* -ENOMEM, and then there are none. */
+static int create_blocks(struct attempt *attempt)
+{
+	const struct orion_place *place = &attempt->fetch->manifest->blocks[attempt->first];
+
+	for (uint32_t i = 0; i < attempt->count; i++)
+		if (!attempt->blocks[i] && !(attempt->blocks[i] = orion_block_create(place[i].length))) {
+			release_blocks(attempt);
+			return -ENOMEM;
+		}
+	return 0;
+}
+
+/* Keeps the blocks that are what their digests say: 0, or -EBADMSG if not all are. */
+static int verify_blocks(struct attempt *attempt)
+{
+	struct orion_fetch *fetch = attempt->fetch;
+	const struct orion_header *header = fetch->manifest->header;
+	uint8_t digest[ORION_DIGEST_MAX];
+	int error = 0;
+
+	for (uint32_t i = 0; i < attempt->count; i++) {
+		struct orion_block *block = attempt->blocks[i];
+
+		orion_digest_bytes(header->digest_kind, block->bytes, block->length, digest);
+		if (memcmp(digest, digest_of(fetch, attempt->first + i), header->digest_size) == 0)
+			continue;
+		orion_block_release(block);
+		attempt->blocks[i] = NULL;
+		error = -EBADMSG;
+	}
+	return error;
+}
+
+/* In a reader thread: reads straight into blocks, and keeps those that are good. */
+static int run_attempt(struct orion_job *job, uint32_t server)
 {
 	struct attempt *attempt = (struct attempt *)job;
 	struct orion_fetch *fetch = attempt->fetch;
-	const struct orion_manifest *manifest = fetch->manifest;
-	const struct orion_place *place = &manifest->blocks[attempt->first];
+	const struct orion_place *place = &fetch->manifest->blocks[attempt->first];
 	const int fd = open_pack(fetch, place->pack, server);
-	uint8_t digest[ORION_DIGEST_MAX];
-	int error = fd < 0 ? fd : read_all(fd, scratch, attempt->bytes, (off_t)place->offset);
 
-	if (error == -ESTALE && fd >= 0) {
+	if (fd < 0)
+		return fd;
+	int error = create_blocks(attempt);
+
+	if (!error)
+		error = fill_blocks(attempt, fd, (off_t)place->offset, 0);
+	if (error == -ESTALE) {
 		error = reopen_pack(fetch, place->pack, server, fd);
 		if (!error)
-			error = read_all(fd, scratch, attempt->bytes, (off_t)place->offset);
+			error = fill_blocks(attempt, fd, (off_t)place->offset, 0);
 	}
 	if (error)
 		return error;
 	orion_upstreams_count_read(fetch->upstreams, server, attempt->bytes);
-	for (uint32_t i = 0; i < attempt->count; scratch += place[i++].length) {
-		orion_digest_bytes(manifest->header->digest_kind, scratch, place[i].length, digest);
-		if (memcmp(digest, digest_of(fetch, attempt->first + i), manifest->header->digest_size) != 0) {
-			error = -EBADMSG;
-			continue;
-		}
-		attempt->blocks[i] = orion_block_create(place[i].length);
-		if (attempt->blocks[i])
-			memcpy(attempt->blocks[i]->bytes, scratch, place[i].length);
-		else
-			error = error ? error : -ENOMEM;
-	}
-	return error;
+	return verify_blocks(attempt);
+}
+
+/* In whatever thread asks: the same, if a local source has all of it in its page cache; waits for nothing. What is
+ * there need not be handed to another thread and back, which costs more than to copy it. */
+static bool run_at_once(struct attempt *attempt, uint32_t server, int *ret_error)
+{
+	struct orion_fetch *fetch = attempt->fetch;
+	const struct orion_place *place = &fetch->manifest->blocks[attempt->first];
+
+	if (orion_upstreams_direct(fetch->upstreams, server))
+		return false;
+	pthread_mutex_lock(&fetch->packs_lock);
+	const int fd = fetch->packs[place->pack].fd[server];
+
+	pthread_mutex_unlock(&fetch->packs_lock);
+	/* Whatever goes wrong, a reader thread meets it again and deals with it. */
+	if (fd < 0 || create_blocks(attempt) || fill_blocks(attempt, fd, (off_t)place->offset, RWF_NOWAIT))
+		return false;
+	orion_upstreams_count_read(fetch->upstreams, server, attempt->bytes);
+	*ret_error = verify_blocks(attempt);
+	return true;
 }
 
 static void drop_attempt(struct orion_job *job)
 {
 	struct attempt *attempt = (struct attempt *)job;
 
-	for (uint32_t i = 0; i < attempt->count; i++)
-		orion_block_release(attempt->blocks[i]);
+	release_blocks(attempt);
 	free(attempt);
 }
 
@@ -277,6 +348,18 @@ static void tell_done(struct orion_slot *done)
 
 static int ask(struct orion_fetch *fetch, uint32_t first, uint32_t count, uint32_t tried, bool urgent);
 
+/* How much of a block those who wait for it have asked for. */
+static uint32_t bytes_waited_for(struct orion_fetch *fetch, uint32_t number)
+{
+	uint32_t most = 0;
+
+	pthread_mutex_lock(&fetch->lock);
+	for (const struct orion_slot *slot = (*find_flight(fetch, number))->waiting; slot; slot = slot->next)
+		most = slot->length > most ? slot->length : most;
+	pthread_mutex_unlock(&fetch->lock);
+	return most;
+}
+
 /* In the words of an administrator. */
 static const char *what_went_wrong(int error)
 {
@@ -309,7 +392,8 @@ static void finish_attempt(struct orion_job *job, int error)
 	/* Kept before the flights land: whoever finds no flight finds the block. */
 	for (uint32_t i = 0; any && i < attempt->count; i++)
 		if (attempt->blocks[i])
-			orion_store_put(fetch->store, digest_of(fetch, attempt->first + i), attempt->blocks[i]);
+			orion_store_put(fetch->store, digest_of(fetch, attempt->first + i), attempt->blocks[i],
+					bytes_waited_for(fetch, attempt->first + i));
 	for (uint32_t i = 0; i < attempt->count;) {
 		const bool good = any && attempt->blocks[i];
 		uint32_t end = i + 1;
@@ -356,6 +440,15 @@ static int ask(struct orion_fetch *fetch, uint32_t first, uint32_t count, uint32
 	for (uint32_t i = 0; i < count; i++)
 		(*find_flight(fetch, first + i))->attempt = attempt;
 	pthread_mutex_unlock(&fetch->lock);
+	int error;
+
+	/* Not after a failure: a bad server's blocks are asked of others in their own time. */
+	if (urgent && !tried && run_at_once(attempt, (uint32_t)server, &error)) {
+		attempt->job.server = (uint32_t)server;
+		finish_attempt(&attempt->job, error);
+		drop_attempt(&attempt->job);
+		return 0;
+	}
 	orion_upstreams_submit(fetch->upstreams, (uint32_t)server, &attempt->job);
 	return 0;
 }
@@ -511,7 +604,7 @@ static bool join(struct orion_fetch *fetch, struct orion_slot *slot)
 
 	if (is_new) {
 		/* It may have landed since. */
-		slot->block = orion_store_get(fetch->store, digest_of(fetch, slot->number));
+		slot->block = orion_store_get(fetch->store, digest_of(fetch, slot->number), slot->length);
 		if (slot->block)
 			return false;
 		flight = take_off(fetch, slot->number, false);
@@ -601,7 +694,7 @@ bool orion_fetch_read(struct orion_fetch *fetch, struct orion_read *read)
 
 		if (slot->number == ORION_HOLE)
 			continue;
-		slot->block = orion_store_get(fetch->store, digest_of(fetch, slot->number));
+		slot->block = orion_store_get(fetch->store, digest_of(fetch, slot->number), slot->length);
 	}
 	pthread_mutex_lock(&fetch->lock);
 	for (uint32_t i = 0; i < read->slot_count; i++) {

@@ -9,7 +9,7 @@
 #include <sys/uio.h>
 
 /* The longest read on a server, and the most blocks in it. */
-#define ORION_RUN_BYTES ORION_SCRATCH
+#define ORION_RUN_BYTES (1u << 20)
 #define ORION_RUN_BLOCKS 256
 
 /* Bytes to read around a miss: what the round trip is worth. */
@@ -66,8 +66,8 @@ int orion_read_create(struct orion_fetch *fetch, uint32_t inode, uint64_t offset
 		      struct orion_read **ret);
 void orion_read_destroy(struct orion_read *read);
 
-/* Begins to read. true: it is done, and done() is not called. false: done() will be, once, from another thread. Never
- * waits for a server. */
+/* Begins to read. true: it is done, and done() is not called. false: done() will be or was called, once, by this or by
+ * another thread. Never waits for a server. */
 bool orion_fetch_read(struct orion_fetch *fetch, struct orion_read *read);
 
 /* Gives a read up: true if done() will not be called any more; false if it was, or is being, called. */

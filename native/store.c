@@ -18,9 +18,14 @@
 /* All-zero blocks are remembered by their length alone. */
 #define ZERO_LENGTHS 64
 
+/* Blocks of at least so many bytes are kept for the next ones, at most so many of them. */
+#define POOLED_FROM (64u << 10)
+#define POOL_BLOCKS 24
+
 struct raw {
 	struct orion_item item; /* first: the sieve's */
 	struct orion_block *block;
+	uint64_t handed; /* bytes that went to the kernel */
 };
 
 struct packed {
@@ -43,11 +48,44 @@ struct orion_store {
 	struct orion_store_statistics count;
 };
 
+/* Large blocks are used again: malloc() would give each back to the system, and a page fault for each of its pages
+ * costs more than all else that is done to a block. All blocks of a release but the last ones of files are one size. */
+static struct {
+	pthread_mutex_t lock; /* of what follows */
+	size_t length; /* of all that are here */
+	uint32_t count;
+	struct orion_block *blocks[POOL_BLOCKS];
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static struct orion_block *take_from_pool(size_t length)
+{
+	struct orion_block *block = NULL;
+
+	pthread_mutex_lock(&pool.lock);
+	if (pool.count && pool.length == length)
+		block = pool.blocks[--pool.count];
+	pthread_mutex_unlock(&pool.lock);
+	return block;
+}
+
+static bool give_to_pool(struct orion_block *block)
+{
+	pthread_mutex_lock(&pool.lock);
+	const bool taken = !pool.count || (pool.length == block->length && pool.count < POOL_BLOCKS);
+
+	if (taken) {
+		pool.length = block->length;
+		pool.blocks[pool.count++] = block;
+	}
+	pthread_mutex_unlock(&pool.lock);
+	return taken;
+}
+
 struct orion_block *orion_block_create(size_t length)
 {
-	struct orion_block *block = malloc(sizeof(*block) + length);
+	struct orion_block *block = length >= POOLED_FROM ? take_from_pool(length) : NULL;
 
-	if (!block)
+	if (!block && !(block = malloc(sizeof(*block) + length)))
 		return NULL;
 	atomic_init(&block->holders, 1);
 	block->length = (uint32_t)length;
@@ -61,7 +99,9 @@ void orion_block_hold(struct orion_block *block)
 
 void orion_block_release(struct orion_block *block)
 {
-	if (block && atomic_fetch_sub_explicit(&block->holders, 1, memory_order_acq_rel) == 1)
+	if (!block || atomic_fetch_sub_explicit(&block->holders, 1, memory_order_acq_rel) != 1)
+		return;
+	if (block->length < POOLED_FROM || !give_to_pool(block))
 		free(block);
 }
 
@@ -143,7 +183,7 @@ static void demote(struct orion_store *store, struct orion_item *item)
 		struct packed *packed = NULL;
 
 		/* Do not pack what cannot be kept: the least that a packed block costs is its overhead. */
-		if (store->packed.budget >= BLOCK_OVERHEAD && (packed = calloc(1, sizeof(*packed)))) {
+		if (raw->handed < block->length && store->packed.budget >= BLOCK_OVERHEAD && (packed = calloc(1, sizeof(*packed)))) {
 			struct orion_block *scratch = orion_block_create(block->length);
 			size_t length;
 
@@ -191,7 +231,7 @@ static void demote(struct orion_store *store, struct orion_item *item)
 }
 
 /* Locked; the caller demotes what it returns. */
-static struct orion_item *keep(struct orion_store *store, const uint8_t *key, struct orion_block *block)
+static struct orion_item *keep(struct orion_store *store, const uint8_t *key, struct orion_block *block, uint32_t bytes)
 {
 	struct raw *raw = calloc(1, sizeof(*raw));
 	struct orion_item *evicted;
@@ -200,6 +240,7 @@ static struct orion_item *keep(struct orion_store *store, const uint8_t *key, st
 		return NULL;
 	orion_block_hold(block);
 	raw->block = block;
+	raw->handed = bytes;
 	raw->item.cost = cost(block->length);
 	memcpy(raw->item.key, key, ORION_KEY_SIZE);
 	orion_sieve_add(&store->raw, &raw->item, &evicted);
@@ -207,15 +248,19 @@ static struct orion_item *keep(struct orion_store *store, const uint8_t *key, st
 }
 
 /* Locked: the block, or NULL; in which case ret_packed may hold its packed bytes. */
-static struct orion_block *look(struct orion_store *store, const uint8_t *key, struct packed *ret_packed)
+static struct orion_block *look(struct orion_store *store, const uint8_t *key, uint32_t bytes,
+				struct packed *ret_packed)
 {
 	struct orion_item *item = orion_sieve_find(&store->raw, key);
 
 	ret_packed->bytes = NULL;
 	if (item) {
-		struct orion_block *block = ((struct raw *)item)->block;
+		struct raw *raw = (struct raw *)item;
+		struct orion_block *block = raw->block;
 
 		item->visited = true;
+		/* Asked for once more: the page cache has let it go. */
+		raw->handed = raw->handed < block->length ? raw->handed + bytes : bytes;
 		store->count.hits++;
 		orion_block_hold(block);
 		return block;
@@ -242,13 +287,13 @@ static struct orion_block *look(struct orion_store *store, const uint8_t *key, s
 	return NULL;
 }
 
-struct orion_block *orion_store_get(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE])
+struct orion_block *orion_store_get(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE], uint32_t bytes)
 {
 	struct orion_item *evicted = NULL;
 	struct packed packed;
 
 	pthread_mutex_lock(&store->lock);
-	struct orion_block *block = look(store, key, &packed);
+	struct orion_block *block = look(store, key, bytes, &packed);
 
 	pthread_mutex_unlock(&store->lock);
 	if (!packed.bytes)
@@ -271,7 +316,7 @@ struct orion_block *orion_store_get(struct orion_store *store, const uint8_t key
 		store->count.packed_hits++;
 		if (cost(packed.length) <= store->raw.budget && !orion_sieve_find(&store->raw, key)) {
 			forget_packed(store, key);
-			evicted = keep(store, key, block);
+			evicted = keep(store, key, block, bytes);
 		}
 	}
 	pthread_mutex_unlock(&store->lock);
@@ -293,7 +338,8 @@ bool orion_store_has(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE
 	return found;
 }
 
-void orion_store_put(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE], struct orion_block *block)
+void orion_store_put(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE], struct orion_block *block,
+		     uint32_t bytes)
 {
 	const bool is_zero = orion_is_zero(block->bytes, block->length);
 	struct orion_item *evicted = NULL;
@@ -316,7 +362,7 @@ void orion_store_put(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE
 	} else {
 		if (forget_packed(store, key))
 			store->count.duplicates++;
-		evicted = keep(store, key, block);
+		evicted = keep(store, key, block, bytes);
 	}
 	pthread_mutex_unlock(&store->lock);
 	demote(store, evicted);

@@ -31,11 +31,15 @@ struct orion_store_statistics {
 int orion_store_create(size_t cache_size, size_t compressed_size, struct orion_store **ret);
 void orion_store_destroy(struct orion_store *store);
 
+/* In get and put, bytes: how many of the block's go to the kernel now, whose page cache keeps them. A block that went
+ * there whole, and was not asked for again since, is dropped when it leaves the first level; others are packed. */
+
 /* The block, held for the caller; NULL if it is not here. Unpacks, and verifies what it unpacks. */
-struct orion_block *orion_store_get(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE]);
+struct orion_block *orion_store_get(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE], uint32_t bytes);
 
 /* Keeps a block, for which it takes a hold of its own; the key is believed. */
-void orion_store_put(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE], struct orion_block *block);
+void orion_store_put(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE], struct orion_block *block,
+		     uint32_t bytes);
 
 /* Whether orion_store_get() would find a block; counts as no use of it. */
 bool orion_store_has(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE]);

@@ -37,7 +37,7 @@ struct server {
 	/* All guarded by all->lock. */
 	enum orion_server_state state;
 	struct queue urgent, other, running;
-	uint32_t threads, idle, stuck;
+	uint32_t threads, idle, stuck, queued;
 	uint32_t ahead; /* running jobs that were not urgent when they began */
 	uint64_t last_end;
 	uint64_t reads, bytes, errors, timeouts, mismatches;
@@ -126,10 +126,9 @@ static void *serve(void *argument)
 {
 	struct server *server = argument;
 	struct orion_upstreams *all = server->all;
-	uint8_t *scratch = mmap(NULL, ORION_SCRATCH, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	pthread_mutex_lock(&all->lock);
-	while (scratch != MAP_FAILED) {
+	for (;;) {
 		struct queue *queue = server->urgent.first ? &server->urgent : &server->other;
 		struct orion_job *job = queue->first;
 
@@ -144,6 +143,7 @@ static void *serve(void *argument)
 			continue;
 		}
 		take(queue, job);
+		server->queued--;
 		append(&server->running, job);
 		job->running = true;
 		job->ahead = !job->urgent;
@@ -151,7 +151,7 @@ static void *serve(void *argument)
 		job->since = orion_now_ns();
 		pthread_mutex_unlock(&all->lock);
 
-		const int error = job->run(job, server->number, scratch);
+		const int error = job->run(job, server->number);
 
 		pthread_mutex_lock(&all->lock);
 		const bool too_late = job->finished;
@@ -178,8 +178,6 @@ static void *serve(void *argument)
 	server->threads--;
 	pthread_cond_broadcast(&all->ended);
 	pthread_mutex_unlock(&all->lock);
-	if (scratch != MAP_FAILED)
-		munmap(scratch, ORION_SCRATCH);
 	return NULL;
 }
 
@@ -203,6 +201,7 @@ static struct orion_job *overdue(struct server *server, uint64_t now)
 		job = queue->first;
 		if (job && now - job->since >= deadline) {
 			take(queue, job);
+			server->queued--;
 			return job;
 		}
 		if (queue == &server->other)
@@ -290,6 +289,7 @@ static void cancel_queued(struct server *server, struct queue *queue)
 
 	while ((job = queue->first)) {
 		take(queue, job);
+		server->queued--;
 		job->finished = true;
 		pthread_mutex_unlock(&server->all->lock);
 		job->finish(job, -ECANCELED);
@@ -420,14 +420,18 @@ void orion_upstreams_submit(struct orion_upstreams *all, uint32_t number, struct
 	pthread_mutex_lock(&all->lock);
 	job->queued = true;
 	append(job->urgent ? &server->urgent : &server->other, job);
-	if (!server->idle && server->threads < all->options.readers)
+	server->queued++;
+	/* One that is idle may not have woken up yet for a job before this one. */
+	if (server->queued > server->idle && server->threads < all->options.readers)
 		start_thread(server);
 	/* Every thread that it may have is stuck, or none could be started: nobody would ever take it. */
 	refused = all->ending || server->threads == server->stuck;
-	if (refused)
+	if (refused) {
 		take(job->urgent ? &server->urgent : &server->other, job);
-	else
+		server->queued--;
+	} else {
 		pthread_cond_signal(&server->work);
+	}
 	if (!all->watching) {
 		all->watching = true;
 		pthread_cond_signal(&all->tick);
@@ -465,6 +469,11 @@ void orion_upstreams_progress(struct orion_upstreams *all, struct orion_job *job
 		job->since = orion_now_ns();
 	}
 	pthread_mutex_unlock(&all->lock);
+}
+
+bool orion_upstreams_direct(const struct orion_upstreams *all, uint32_t number)
+{
+	return all->servers[number].direct;
 }
 
 int orion_upstreams_open(struct orion_upstreams *all, uint32_t number, const char *path)
@@ -527,7 +536,7 @@ static void let_whole_go(struct whole *whole)
 	free(whole);
 }
 
-static int run_whole(struct orion_job *job, uint32_t server, uint8_t *scratch)
+static int run_whole(struct orion_job *job, uint32_t server)
 {
 	struct whole *whole = (struct whole *)job;
 	const int fd = orion_upstreams_open(whole->all, server, whole->path);
@@ -535,7 +544,6 @@ static int run_whole(struct orion_job *job, uint32_t server, uint8_t *scratch)
 	struct stat status;
 	int error = 0;
 
-	(void)scratch;
 	if (fd < 0)
 		return fd;
 	if (fstat(fd, &status))

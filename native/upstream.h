@@ -14,7 +14,6 @@
 #include <stdint.h>
 
 #define ORION_SERVERS_MAX 16
-#define ORION_SCRATCH (1u << 20)
 
 enum orion_server_state {
 	ORION_UP,
@@ -40,9 +39,8 @@ struct orion_upstreams;
 
 /* Something that may block on one server. Lives until drop(), which comes after both finish() and the end of run(). */
 struct orion_job {
-	/* In a reader thread of the server: 0 or a negative errno. scratch: ORION_SCRATCH bytes of the thread's own, on a
-	 * page's boundary. */
-	int (*run)(struct orion_job *job, uint32_t server, uint8_t *scratch);
+	/* In a reader thread of the server: 0 or a negative errno. */
+	int (*run)(struct orion_job *job, uint32_t server);
 	/* Once, with run()'s result from the reader thread, or with -ETIMEDOUT from the deadlines' thread while run() may
 	 * still be under way. May submit other jobs. */
 	void (*finish)(struct orion_job *job, int error);
@@ -79,6 +77,9 @@ void orion_upstreams_promote(struct orion_upstreams *upstreams, struct orion_job
 
 /* From within run(): something has come, and the deadline counts from now. */
 void orion_upstreams_progress(struct orion_upstreams *upstreams, struct orion_job *job);
+
+/* Whether the server's files are opened with O_DIRECT. */
+bool orion_upstreams_direct(const struct orion_upstreams *upstreams, uint32_t server);
 
 /* Opens a file below the server's directory for reading, with O_DIRECT where that is wanted and possible. Blocks. */
 int orion_upstreams_open(struct orion_upstreams *upstreams, uint32_t server, const char *path);
