@@ -10,7 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define MANIFEST_MOST ((size_t)8 << 30)
@@ -74,9 +76,11 @@ void orion_engine_destroy(struct orion_engine *engine)
 	free(engine);
 }
 
-int orion_engine_add(struct orion_engine *engine, int fd, const char *source, bool direct)
+int orion_engine_add(struct orion_engine *engine, int fd, const char *source)
 {
 	const uint32_t number = orion_upstreams_count(engine->upstreams);
+	struct statfs status;
+	const bool direct = fstatfs(fd, &status) == 0 && status.f_type == NFS_SUPER_MAGIC;
 	const int error = orion_upstreams_add(engine->upstreams, fd, source, direct);
 
 	if (!error)

@@ -36,8 +36,8 @@ int orion_engine_create(const struct orion_engine_options *options, struct orion
 /* After the mount was taken away, or the device will never answer again. */
 void orion_engine_destroy(struct orion_engine *engine);
 
-/* Adds a server's release directory: fd is taken over, direct as for orion_upstreams_add(). */
-int orion_engine_add(struct orion_engine *engine, int fd, const char *source, bool direct);
+/* Adds a server's release directory, which fd stands for (O_PATH; taken over). */
+int orion_engine_add(struct orion_engine *engine, int fd, const char *source);
 
 /* Gets the manifest from the first server that has a good one. A negative errno: orion_engine_problem() says why. */
 int orion_engine_load(struct orion_engine *engine);

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 # Each is a thread, for which the server's NFS client wants a slot as well.
 MAX_READERS = 256
 
+# As orioncache.native.engine has them, which is not imported for a --help.
+READ_AROUND_AUTO = -1
+MAX_READ_AROUND = 8 << 20
+
 # A word of the kernel's command line: white space ends it, except between double quotes.
 KERNEL_WORD = re.compile(r'(?:[^\s"]|"[^"]*(?:"|$))+')
 
@@ -62,6 +66,24 @@ def _power_of_two(text: str) -> int:
     if not 4096 <= value <= 1 << 20 or value & (value - 1):
         raise ValueError(f"'{text}' is no block size: a power of two from 4K to 1M")
     return value
+
+
+def _read_around(text: str) -> int:
+    if text.strip().lower() == "auto":
+        return READ_AROUND_AUTO
+    value = size(text)
+    if value > MAX_READ_AROUND:
+        raise ValueError(f"'{text}' is out of range: at most {MAX_READ_AROUND >> 20}M")
+    return value
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"'{text}' is not known: one of {', '.join(words)}")
+        return text
+
+    return parse
 
 
 def _threads(text: str) -> int:
@@ -108,6 +130,11 @@ class Options:
         read_timeout: seconds after which a read on a server counts as failed and the next server is asked.
         readers: threads that read from one server at the same time.
         control: path of the control socket; empty: one derived from the mount point.
+        engine: ``native`` (C answers the kernel) or ``python`` (pyfuse3 does).
+        read_around: bytes of a release that are read around a missing block; READ_AROUND_AUTO: as many as the
+            round trip is worth.
+        key: path of the public key that a release must be signed with; empty: none.
+        verify: ``off`` believes a release although it is not signed with the key.
     """
 
     block_size: int = 128 << 10
@@ -117,6 +144,10 @@ class Options:
     read_timeout: float = 10.0
     readers: int = 8
     control: str = ""
+    engine: str = "native"
+    read_around: int = READ_AROUND_AUTO
+    key: str = ""
+    verify: str = "on"
 
 
 OPTIONS: Sequence[Option] = (
@@ -129,6 +160,10 @@ OPTIONS: Sequence[Option] = (
     Option("read_timeout", seconds, "TIME", "when a read on a server counts as failed"),
     Option("readers", _threads, "N", "reads at the same time on one server"),
     Option("control", str, "PATH", "the control socket; derived from the mount point if not given"),
+    Option("engine", _one_of("native", "python"), "NAME", "what answers the kernel: native or python"),
+    Option("read_around", _read_around, "SIZE", "what is read around a missing block of a release, or auto"),
+    Option("key", str, "FILE", "public key that a release must be signed with"),
+    Option("verify", _one_of("on", "off"), "on|off", "off: take a release that is not signed with the key"),
 )
 
 
@@ -140,7 +175,7 @@ def add_arguments(parser: "argparse.ArgumentParser") -> None:
     group.add_argument("--config", metavar="FILE", type=Path, help="TOML file with these options")
     for option in OPTIONS:
         default = getattr(Options, option.field)
-        shown = f" (default: {default})" if default != "" else ""
+        shown = f" (default: {'auto' if default == READ_AROUND_AUTO else default})" if default != "" else ""
         group.add_argument(option.flag, metavar=option.metavar, help=option.help + shown)
 
 

@@ -58,18 +58,57 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _serve(sources: list[str], mountpoint: str, settings: Options, ready: Callable[[], None]) -> None:
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    if settings.engine == "native" and _serve_release(sources, mountpoint, settings, ready, ends):
+        return
     import trio  # noqa: PLC0415
 
     from orioncache.fs.serving import Cache  # noqa: PLC0415
     from orioncache.upstream import ProcPaths  # noqa: PLC0415
 
     cache = Cache(sources, mountpoint, settings, ProcPaths())
-    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     async def main() -> None:
         await cache.serve(ready, stop_on=ends)
 
     trio.run(main)
+
+
+def _serve_release(
+    sources: list[str],
+    mountpoint: str,
+    settings: Options,
+    ready: Callable[[], None],
+    ends: tuple[signal.Signals, ...],
+) -> bool:
+    """Serves a release with the native engine; False, having done nothing, if the sources are none."""
+    from orioncache.fs import mounting, native_release  # noqa: PLC0415
+    from orioncache.fs.native_serving import ReleaseCache  # noqa: PLC0415
+    from orioncache.native.engine import Engine  # noqa: PLC0415
+    from orioncache.release.key import read_public_key  # noqa: PLC0415
+
+    key = read_public_key(settings.key) if settings.key and settings.verify == "on" else None
+    engine = Engine(
+        cache_size=settings.cache_size,
+        compressed_size=settings.compressed_size,
+        deadline=settings.read_timeout,
+        readers=settings.readers,
+        read_around=settings.read_around,
+        key=key,
+    )
+    if not native_release.open_engine(sources, engine):
+        if key is not None:
+            raise UserError(
+                f"{sources[0]} is no release, so nothing of it is signed", native_release.UNSIGNED
+            )
+        return False
+    try:
+        engine.mount(",".join(sources), mountpoint)
+    except OSError as error:
+        raise UserError(f"cannot mount on {mountpoint}: {error.strerror}", mounting.mend(error)) from None
+    ReleaseCache(engine, sources, mountpoint, settings).serve(ready, stop_on=ends)
+    engine.close()
+    return True
 
 
 class _Syslog(logging.Handler):

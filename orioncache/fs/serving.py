@@ -15,8 +15,8 @@ from orioncache.control.server import ControlServer
 from orioncache.errors import UserError
 from orioncache.events import Events
 from orioncache.fs.live import LiveTree
-from orioncache.fs.mounting import Mount
 from orioncache.fs.operations import Operations
+from orioncache.fs.pyfuse import Mount
 from orioncache.fs.reader import BlockReader
 from orioncache.options import Options
 from orioncache.store import BlockStore, LiveIndex
@@ -128,7 +128,7 @@ class Cache:
     async def _announce(self, mount: Mount, ready: Callable[[], None]) -> None:
         assert self._operations is not None
         await self._operations.ready.wait()
-        if not mount.widen_readahead():
+        if not await trio.to_thread.run_sync(mount.widen_readahead):
             log.debug("the kernel's readahead stays as it is")
         self._events.info(f"{self.mountpoint}: serving {', '.join(self.sources)}")
         ready()

@@ -16,7 +16,8 @@ def _all(pattern: str) -> list[str]:
 
 
 ffi = FFI()
-ffi.cdef((TOP / "native/orion.cdef").read_text(encoding="ascii"))
+for cdef in _all("*.cdef"):
+    ffi.cdef((TOP / cdef).read_text(encoding="ascii"))
 ffi.set_source(
     "orioncache.native._orion",
     "".join(f'#include "{Path(header).name}"\n' for header in _all("*.h")),

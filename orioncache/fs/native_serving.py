@@ -1,0 +1,104 @@
+"""A release that the native engine serves: control socket, events, signals, and the end."""
+
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from orioncache import __version__
+from orioncache.control.server import ControlServer
+from orioncache.events import Events
+from orioncache.native.engine import Engine
+from orioncache.native.mount import unmount
+from orioncache.options import Options
+
+
+class ReleaseCache:
+    """One mounted release, around an engine that has loaded it.
+
+    Attributes:
+        sources: the servers' directories.
+        mountpoint: where it is served.
+        options: as given by the user.
+    """
+
+    def __init__(self, engine: Engine, sources: Sequence[str], mountpoint: str, options: Options) -> None:
+        self.sources = list(sources)
+        self.mountpoint = mountpoint
+        self.options = options
+        self._engine = engine
+        self._release = engine.release()
+        self._started = time.monotonic()
+        self._events = Events()
+        self._asking = threading.Lock()
+
+    def serve(self, ready: Callable[[], None], *, stop_on: Sequence[signal.Signals]) -> None:
+        """Answers for the mount, which the engine serves already, until it is taken away or a signal comes.
+
+        Args:
+            ready: called once the control socket answers.
+            stop_on: the signals that end it.
+        """
+        ours, kernels = socket.socketpair()
+        with ours, kernels:
+            ours.setblocking(False)
+            kernels.setblocking(False)
+            before = signal.set_wakeup_fd(kernels.fileno(), warn_on_full_buffer=False)
+            for number in stop_on:
+                signal.signal(number, lambda *_: None)
+            try:
+                with ControlServer(self.options.control, self.status):
+                    self._events.info(
+                        f"{self.mountpoint}: serving {self._release['name']} {self._release['version']} "
+                        f"from {', '.join(self.sources)}"
+                    )
+                    ready()
+                    threading.Thread(target=self._engine.check_others, name="check", daemon=True).start()
+                    self._wait(ours.fileno(), set(stop_on))
+                    self._tell_events()
+            finally:
+                signal.set_wakeup_fd(before)
+        self._events.info(f"{self.mountpoint}: ended")
+
+    def status(self) -> dict[str, object]:
+        """What ``orioncache status`` shows; never asks a server, and may be called from any thread."""
+        with self._asking:
+            figures = self._engine.statistics()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "mountpoint": self.mountpoint,
+            "uptime_s": round(time.monotonic() - self._started, 3),
+            "engine": "native",
+            "mode": "release",
+            "release": self._release,
+            "options": vars(self.options),
+            **figures,
+            "events": self._events.last(),
+        }
+
+    def _wait(self, signals: int, stop_on: set[int]) -> None:
+        """Until the mount is gone, or one of the signals came; takes the mount away then."""
+        poller = select.poll()
+        ended, events = self._engine.ended_fd(), self._engine.events_fd()
+        for fd in (signals, ended, events):
+            poller.register(fd, select.POLLIN)
+        while True:
+            found = {fd for fd, _ in poller.poll()}
+            if events in found:
+                self._tell_events()
+            if ended in found:
+                return
+            if signals in found and stop_on.intersection(os.read(signals, 64)):
+                unmount(self.mountpoint)
+                return
+
+    def _tell_events(self) -> None:
+        for severity, text in self._engine.events():
+            if severity == "info":
+                self._events.info(text)
+            else:
+                self._events.warning(text)

@@ -1,0 +1,201 @@
+"""The native engine from Python: started, asked and ended from here, while every answer to the kernel is C's.
+
+A node imports this before it serves its root, so nothing that takes time to import is used here.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+
+from orioncache.native._orion import ffi, lib
+from orioncache.native.mount import mount, widen_readahead
+
+READ_AROUND_AUTO: int = lib.ORION_READ_AROUND_AUTO
+SEVERITIES = ("info", "warning", "error")
+STATES = ("up", "suspect", "left out")
+
+# <linux/fuse.h>, in the words of the Python engine's handlers.
+OPCODES: Mapping[int, str] = {
+    1: "lookup",
+    2: "forget",
+    3: "getattr",
+    5: "readlink",
+    14: "open",
+    15: "read",
+    17: "statfs",
+    18: "release",
+    22: "getxattr",
+    23: "listxattr",
+    26: "init",
+    27: "opendir",
+    28: "readdir",
+    29: "releasedir",
+    34: "access",
+    36: "interrupt",
+    42: "forget",
+    44: "readdir",
+    46: "lseek",
+}
+
+
+class LoadError(Exception):
+    """No server has a manifest that can be believed.
+
+    Attributes:
+        number: the errno of the last server's failure.
+    """
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+        self.number = number
+
+
+class Engine:
+    """One native engine: created, given servers, loaded, started on a mount, closed."""
+
+    def __init__(
+        self,
+        *,
+        cache_size: int,
+        compressed_size: int,
+        deadline: float,
+        readers: int,
+        read_around: int = READ_AROUND_AUTO,
+        threads: int = 2,
+        key: bytes | None = None,
+    ) -> None:
+        """Creates it.
+
+        Args:
+            cache_size: bytes for blocks as they are.
+            compressed_size: bytes for packed blocks.
+            deadline: seconds for one read on one server.
+            readers: threads for each server.
+            read_around: bytes to read around a miss, or ``READ_AROUND_AUTO``.
+            threads: threads that answer the kernel.
+            key: the public key, 32 bytes, that the manifest must be signed with.
+        """
+        options = ffi.new("struct orion_engine_options *")
+        options.cache_size = cache_size
+        options.compressed_size = compressed_size
+        options.deadline_ns = int(deadline * 1e9)
+        options.read_around = read_around
+        options.readers = readers
+        options.threads = threads
+        if key is not None:
+            options.signed_only = True
+            ffi.memmove(options.key, key, len(options.key))
+        created = ffi.new("struct orion_engine **")
+        _check(lib.orion_engine_create(options, created))
+        self._engine = created[0]
+        self._statistics = ffi.new("struct orion_engine_statistics *")
+
+    def add(self, fd: int, source: str) -> None:
+        """Adds the server whose release directory a descriptor (taken over) stands for."""
+        _check(lib.orion_engine_add(self._engine, fd, os.fsencode(source)))
+
+    def load(self) -> None:
+        """Gets the manifest from the first server with a good one.
+
+        Raises:
+            LoadError: there is none.
+        """
+        result = lib.orion_engine_load(self._engine)
+        if result:
+            text = ffi.string(lib.orion_engine_problem(self._engine)).decode(errors="backslashreplace")
+            raise LoadError(text or os.strerror(-result), -result)
+
+    def mount(self, source: str, path: str) -> None:
+        """Mounts and serves."""
+        _check(lib.orion_engine_start(self._engine, mount(source, path)))
+        # Where /sys is not ours to write, the kernel reads 128 KiB ahead.
+        widen_readahead(path)
+
+    def check_others(self) -> None:
+        """Leaves out the servers that have another release. Blocks for at most a deadline each."""
+        lib.orion_engine_check_others(self._engine)
+
+    def ended_fd(self) -> int:
+        """Readable when the mount is gone."""
+        return int(lib.orion_engine_ended_fd(self._engine))
+
+    def events_fd(self) -> int:
+        """Readable when there is an event."""
+        return int(lib.orion_events_fd(lib.orion_engine_events(self._engine)))
+
+    def events(self) -> list[tuple[str, str]]:
+        """Takes what happened: severity and text."""
+        found = []
+        event = ffi.new("struct orion_event *")
+        lost = ffi.new("uint64_t *")
+        while lib.orion_events_next(lib.orion_engine_events(self._engine), event, lost):
+            if lost[0]:
+                found.append(("warning", f"{lost[0]} events were lost"))
+            text = ffi.string(event.text).decode(errors="backslashreplace")
+            found.append((SEVERITIES[event.severity], text))
+        return found
+
+    def release(self) -> dict[str, object]:
+        """Name, version and digest of what is served."""
+        header = lib.orion_engine_release(self._engine)
+        return {
+            "name": ffi.string(header.name).decode(errors="backslashreplace"),
+            "version": ffi.string(header.label).decode(errors="backslashreplace"),
+            "digest": bytes(header.digest[0 : header.digest_size]).hex(),
+        }
+
+    def statistics(self) -> dict[str, object]:
+        """The figures of this moment, as ``orioncache status`` shows them. From one thread at a time."""
+        found = self._statistics
+        lib.orion_engine_statistics(self._engine, found)
+        upcalls: dict[str, int] = {}
+        for opcode, count in enumerate(found.session.upcalls):
+            if count:
+                name = OPCODES.get(opcode, f"opcode {opcode}")
+                upcalls[name] = upcalls.get(name, 0) + count
+        return {
+            "servers": [_server(found.servers[number]) for number in range(found.server_count)],
+            "cache": _fields(found.store, "struct orion_store_statistics"),
+            "fetch": _fields(found.fetch, "struct orion_fetch_statistics"),
+            "fuse": {"upcalls": upcalls, "reads_in_flight": found.reads_in_flight},
+            "manifest_bytes": found.manifest_bytes,
+            "loaded_at": found.loaded_at / 1e9,
+            "verified_at": found.verified_at / 1e9,
+            "asked_at": found.asked_at / 1e9,
+        }
+
+    def close(self) -> None:
+        """Ends it; the mount must be gone."""
+        lib.orion_engine_destroy(self._engine)
+
+
+def _server(found: object) -> dict[str, object]:
+    server = _fields(found, "struct orion_server_statistics")
+    return {
+        "source": ffi.string(server["source"]).decode(errors="backslashreplace"),
+        "state": STATES[server["state"]],
+        "current": server["current"],
+        "reads": server["reads"],
+        "calls": server["reads"],
+        "bytes": server["bytes"],
+        "errors": server["errors"],
+        "timeouts": server["timeouts"],
+        "mismatches": server["mismatches"],
+        "stuck": server["stuck"],
+        "latency_ms": {
+            "p50": round(server["p50_ns"] / 1e6, 3),
+            "p95": round(server["p95_ns"] / 1e6, 3),
+        },
+    }
+
+
+def _fields(found: object, kind: str) -> dict[str, int]:
+    return {name: getattr(found, name) for name, _ in _members(kind)}
+
+
+def _members(kind: str) -> Sequence[tuple[str, object]]:
+    return ffi.typeof(kind).fields  # type: ignore[no-any-return]
+
+
+def _check(result: int) -> None:
+    if result:
+        raise OSError(-result, os.strerror(-result))
