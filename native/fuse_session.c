@@ -146,7 +146,7 @@ static void answer_init(struct orion_session *session, const struct orion_reques
 	out.max_readahead = ORION_READ_MAX;
 	out.max_background = BACKGROUND;
 	out.congestion_threshold = CONGESTED;
-	out.max_write = 4096;
+	out.max_write = ORION_WRITE_MAX;
 	out.time_gran = 1;
 	out.max_pages = ORION_READ_MAX >> 12;
 	orion_reply(session, request->header->unique, &out, sizeof(out));
@@ -183,11 +183,11 @@ static void handle(struct orion_session *session, const struct orion_request *re
 {
 	if (request->header->opcode < ORION_OPCODES)
 		atomic_fetch_add_explicit(&session->upcalls[request->header->opcode], 1, memory_order_relaxed);
-	if (request->header->opcode == FUSE_INIT) {
+	if (request->header->opcode == FUSE_INIT && !session->options.hands_on_init) {
 		answer_init(session, request);
 		return;
 	}
-	if (!atomic_load_explicit(&session->first_at, memory_order_relaxed))
+	if (request->header->opcode != FUSE_INIT && !atomic_load_explicit(&session->first_at, memory_order_relaxed))
 		session->first_at = orion_now_ns();
 	session->options.handle(session->options.context, request);
 }

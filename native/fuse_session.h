@@ -13,6 +13,8 @@
 #define ORION_REQUEST_MAX (16u << 10)
 /* The longest read that the kernel asks for; the mount has max_read= of as much. */
 #define ORION_READ_MAX (1u << 20)
+/* The least that the kernel takes; with more, it would want larger requests to be read. */
+#define ORION_WRITE_MAX 4096
 #define ORION_OPCODES 64
 
 struct orion_session;
@@ -28,7 +30,8 @@ struct orion_request {
 struct orion_session_options {
 	uint32_t threads;
 	uint64_t flags; /* FUSE_… init flags besides those that every mount has */
-	/* Answers a request, now or later, from any thread; FORGET has no answer. INIT never gets here. */
+	bool hands_on_init; /* INIT is handled like all others, and not answered by the session */
+	/* Answers a request, now or later, from any thread; FORGET has no answer. */
 	void (*handle)(void *context, const struct orion_request *request);
 	void *context;
 };

@@ -85,6 +85,7 @@ def _serve_release(
     from orioncache.fs import mounting, native_release  # noqa: PLC0415
     from orioncache.fs.native_serving import ReleaseCache  # noqa: PLC0415
     from orioncache.native.engine import Engine  # noqa: PLC0415
+    from orioncache.native.mount import widen_readahead  # noqa: PLC0415
     from orioncache.release.key import read_public_key  # noqa: PLC0415
 
     key = read_public_key(settings.key) if settings.key and settings.verify == "on" else None
@@ -102,10 +103,9 @@ def _serve_release(
                 f"{sources[0]} is no release, so nothing of it is signed", native_release.UNSIGNED
             )
         return False
-    try:
-        engine.mount(",".join(sources), mountpoint)
-    except OSError as error:
-        raise UserError(f"cannot mount on {mountpoint}: {error.strerror}", mounting.mend(error)) from None
+    engine.start(mounting.mount(",".join(sources), mountpoint))
+    # Where /sys is not ours to write, the kernel reads 128 KiB ahead.
+    widen_readahead(mountpoint)
     ReleaseCache(engine, sources, mountpoint, settings).serve(ready, stop_on=ends)
     engine.close()
     return True

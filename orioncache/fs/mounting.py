@@ -1,14 +1,18 @@
-"""What must be so before anything is mounted, and what is mounted now."""
+"""Mounting and unmounting, and what must be so before."""
 
 import errno
 import os
+import socket
 import stat
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from orioncache.errors import UserError
+from orioncache.native import mount as native_mount
 
 FUSE_DEVICE = "/dev/fuse"
+FUSERMOUNT = "fusermount3"
 FILESYSTEM = "fuse.orioncache"
 
 
@@ -38,7 +42,8 @@ def check(sources: Sequence[str], mountpoint: str) -> str:
     mounted = _mounted_there(path)
     if mounted is not None and mounted[1].startswith("fuse"):
         raise UserError(
-            f"{path} is a mount point of {mounted[1]} already", f"umount {path}, or choose another directory"
+            f"{path} is a mount point of {mounted[1]} already",
+            f"umount -l {path}, or choose another directory",
         )
     return path
 
@@ -79,13 +84,63 @@ def _check_mountpoint(mountpoint: str) -> str:
     return os.path.realpath(mountpoint)
 
 
-def mend(error: OSError) -> str:
-    """What to do about a mount that failed."""
-    mends = {
-        errno.ENODEV: "the kernel has no FUSE: modprobe fuse, or build it with CONFIG_FUSE_FS",
-        errno.EPERM: "run it as root; in a container, with CAP_SYS_ADMIN",
-    }
-    return mends.get(error.errno or 0, "choose another directory")
+def mount(source: str, path: str) -> int:
+    """Mounts on a path that :func:`check` has approved, and returns the descriptor that requests come from.
+
+    Root mounts by itself and for all users. Others have fusermount3 do it, and get a mount for themselves.
+
+    Raises:
+        UserError: it cannot be mounted there.
+    """
+    if os.geteuid() != 0:
+        return _fusermount(source, path)
+    try:
+        return native_mount.mount(source, path)
+    except OSError as error:
+        mends = {
+            errno.ENODEV: "the kernel has no FUSE: modprobe fuse, or build it with CONFIG_FUSE_FS",
+            errno.EPERM: "run it as root; in a container, with CAP_SYS_ADMIN",
+        }
+        mend = mends.get(error.errno or 0, "choose another directory")
+        raise UserError(f"cannot mount on {path}: {error.strerror}", mend) from None
+
+
+def unmount(path: str) -> None:
+    """Takes the topmost mount from a path, even while somebody uses it.
+
+    Raises:
+        OSError: nothing is mounted there, or it is not ours.
+    """
+    if os.geteuid() == 0:
+        native_mount.unmount(path)
+    elif subprocess.run([FUSERMOUNT, "-u", "-z", "--", path], check=False).returncode:
+        raise PermissionError(errno.EPERM, f"{FUSERMOUNT} -u failed")
+
+
+def _fusermount(source: str, path: str) -> int:
+    """The device of a mount by fusermount3, which hands it over through a socket (libfuse's lib/mount.c)."""
+    ours, its = socket.socketpair()
+    with ours, its:
+        options = f"ro,default_permissions,noatime,subtype=orioncache,fsname={_escaped(source)}"
+        try:
+            done = subprocess.run(
+                [FUSERMOUNT, "-o", options, "--", path],
+                env={**os.environ, "_FUSE_COMMFD": str(its.fileno())},
+                pass_fds=[its.fileno()],
+                check=False,
+            )
+        except FileNotFoundError:
+            raise UserError(f"there is no {FUSERMOUNT}", "apt-get install fuse3, or run it as root") from None
+        if done.returncode:
+            mend = "its message is above; or run it as root"
+            raise UserError(f"{FUSERMOUNT} cannot mount on {path}", mend)
+        _, devices, _, _ = socket.recv_fds(ours, 1, 1)
+    os.set_inheritable(devices[0], False)
+    return devices[0]
+
+
+def _escaped(source: str) -> str:
+    return source.replace("\\", "\\\\").replace(",", "\\,")
 
 
 def _mounted_there(path: str) -> tuple[str, str] | None:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from orioncache import __version__
 from orioncache.control.server import ControlServer
 from orioncache.events import Events
+from orioncache.fs.mounting import unmount
 from orioncache.native.engine import Engine
-from orioncache.native.mount import unmount
 from orioncache.options import Options
 
 

@@ -1,60 +1,52 @@
-"""The mount of a pyfuse3 session, without the help of a program where we are root."""
+"""The mount of a pyfuse3 session: on the kernel's device, or behind the native engine."""
 
 import contextlib
-import os
 from collections.abc import Sequence
 
 import pyfuse3
+import trio
 
 from orioncache.errors import UserError
 from orioncache.fs import mounting
 from orioncache.fs.operations import Operations
 from orioncache.native import mount as native_mount
+from orioncache.native.live import LiveSession
 
 
 class Mount:
     """The mount of one pyfuse3 session; there can only be one in a process.
 
+    We mount by ourselves and hand libfuse a descriptor: libfuse 3.14 fails with ``max_read`` otherwise.
+
     Attributes:
         path: the mount point.
+        native: what stands between the kernel and pyfuse3; None if nothing does.
     """
 
-    def __init__(self, operations: Operations, sources: Sequence[str], path: str) -> None:
+    def __init__(
+        self, operations: Operations, sources: Sequence[str], path: str, native: LiveSession | None
+    ) -> None:
         """Mounts; requests are answered once ``pyfuse3.main()`` runs.
-
-        As root we mount by ourselves and hand libfuse the descriptor: libfuse 3.14 fails with ``max_read``
-        otherwise, and a node has no fusermount3. Other users get a mount that only they can use.
 
         Raises:
             UserError: it cannot be mounted there.
         """
         self.path = path
-        self._by_us = os.geteuid() == 0
-        source = ",".join(sources)
-        if not self._by_us:
-            options = {
-                "ro",
-                "default_permissions",
-                "noatime",
-                "subtype=orioncache",
-                f"fsname={_escaped(source)}",
-            }
-            try:
-                pyfuse3.init(operations, path, options)
-            except RuntimeError:
-                raise UserError(
-                    f"fusermount3 cannot mount on {path}", "its message is above; or run it as root"
-                ) from None
-            return
+        self.native = native
+        device = mounting.mount(",".join(sources), path)
         try:
-            device = native_mount.mount(source, path)
-        except OSError as error:
-            raise UserError(f"cannot mount on {path}: {error.strerror}", mounting.mend(error)) from None
-        try:
-            pyfuse3.init(operations, f"/dev/fd/{device}", set())
+            pyfuse3.init(operations, f"/dev/fd/{native.fd if native else device}", set())
+            if native:
+                native.start(device)
         except BaseException:
             self.detach()
             raise
+
+    async def ended(self) -> None:
+        """Waits until the mount is gone, if pyfuse3 does not see that by itself, and ends pyfuse3."""
+        if self.native:
+            await trio.lowlevel.wait_readable(self.native.ended_fd)
+            pyfuse3.terminate()
 
     def widen_readahead(self) -> bool:
         """Lets the kernel read as far ahead as it may; whether it could be set. Blocks; after INIT."""
@@ -62,15 +54,13 @@ class Mount:
 
     def detach(self) -> None:
         """Takes the mount away, if it is still there; whoever still uses it gets errors from now on."""
-        if self._by_us and mounting.is_mounted(self.path):
-            with contextlib.suppress(OSError):
-                native_mount.unmount(self.path)
+        if mounting.is_mounted(self.path):
+            with contextlib.suppress(OSError, UserError):
+                mounting.unmount(self.path)
 
     def close(self) -> None:
         """Ends the session."""
         self.detach()
-        pyfuse3.close(unmount=not self._by_us)
-
-
-def _escaped(source: str) -> str:
-    return source.replace("\\", "\\\\").replace(",", "\\,")
+        pyfuse3.close(unmount=False)
+        if self.native:
+            self.native.close()

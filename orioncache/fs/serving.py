@@ -18,6 +18,7 @@ from orioncache.fs.live import LiveTree
 from orioncache.fs.operations import Operations
 from orioncache.fs.pyfuse import Mount
 from orioncache.fs.reader import BlockReader
+from orioncache.native.live import LiveSession
 from orioncache.options import Options
 from orioncache.store import BlockStore, LiveIndex
 from orioncache.upstream import ProcPaths, Server, UpstreamSet
@@ -59,6 +60,7 @@ class Cache:
         self._reader = BlockReader(self._store, LiveIndex(), options.block_size)
         self._tree = LiveTree(self._upstreams, self._reader, options.attr_ttl)
         self._operations: Operations | None = None
+        self._mount: Mount | None = None
 
     async def serve(self, ready: Callable[[], None], *, stop_on: Sequence[signal.Signals]) -> None:
         """Mounts, serves until the mount is taken away or a signal comes, and leaves nothing mounted.
@@ -79,12 +81,14 @@ class Cache:
             ) from None
         self._operations = operations = Operations(self._tree)
         with ControlServer(self.options.control, self.status):
-            mount = Mount(operations, self.sources, self.mountpoint)
+            native = LiveSession(self.options.attr_ttl) if self.options.engine == "native" else None
+            self._mount = mount = Mount(operations, self.sources, self.mountpoint, native)
             try:
                 async with trio.open_nursery() as nursery:
                     if stop_on:
                         await nursery.start(self._stop_on, stop_on, mount)
                     nursery.start_soon(self._announce, mount, ready)
+                    nursery.start_soon(mount.ended)
                     await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=TASKS)
                     nursery.cancel_scope.cancel()
             finally:
@@ -99,7 +103,7 @@ class Cache:
             "pid": os.getpid(),
             "mountpoint": self.mountpoint,
             "uptime_s": round(time.monotonic() - self._started, 3),
-            "engine": "python",
+            "engine": self.options.engine,
             "mode": "live",
             "options": vars(self.options),
             "servers": [
@@ -119,6 +123,7 @@ class Cache:
             "cache": self._store.statistics().as_dict(),
             "fuse": {
                 "upcalls": upcalls,
+                **(self._mount.native.statistics() if self._mount and self._mount.native else {}),
                 "inodes": self._tree.inodes,
                 "reads_in_flight": self._reader.in_flight,
             },

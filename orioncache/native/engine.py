@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 
 from orioncache.native._orion import ffi, lib
-from orioncache.native.mount import mount, widen_readahead
 
 READ_AROUND_AUTO: int = lib.ORION_READ_AROUND_AUTO
 SEVERITIES = ("info", "warning", "error")
@@ -104,11 +103,9 @@ class Engine:
             text = ffi.string(lib.orion_engine_problem(self._engine)).decode(errors="backslashreplace")
             raise LoadError(text or os.strerror(-result), -result)
 
-    def mount(self, source: str, path: str) -> None:
-        """Mounts and serves."""
-        _check(lib.orion_engine_start(self._engine, mount(source, path)))
-        # Where /sys is not ours to write, the kernel reads 128 KiB ahead.
-        widen_readahead(path)
+    def start(self, device: int) -> None:
+        """Serves a mounted device (:mod:`orioncache.native.mount`), and takes it over."""
+        _check(lib.orion_engine_start(self._engine, device))
 
     def check_others(self) -> None:
         """Leaves out the servers that have another release. Blocks for at most a deadline each."""

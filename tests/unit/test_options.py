@@ -19,6 +19,10 @@ SAMPLES = {
     "read_timeout": ("2s", 2.0),
     "readers": ("3", 3),
     "control": ("/tmp/x.sock", "/tmp/x.sock"),
+    "engine": ("python", "python"),
+    "read_around": ("256K", 256 << 10),
+    "key": ("/etc/release.pub", "/etc/release.pub"),
+    "verify": ("off", "off"),
 }
 
 
