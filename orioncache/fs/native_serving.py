@@ -32,6 +32,7 @@ class ReleaseCache:
         self._engine = engine
         self._release = engine.release()
         self._started = time.monotonic()
+        self._born = _process_start()
         self._events = Events()
         self._asking = threading.Lock()
 
@@ -66,7 +67,7 @@ class ReleaseCache:
     def status(self) -> dict[str, object]:
         """What ``orioncache status`` shows; never asks a server, and may be called from any thread."""
         with self._asking:
-            figures = self._engine.statistics()
+            figures, moments = self._engine.statistics(), self._engine.moments()
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -77,6 +78,7 @@ class ReleaseCache:
             "release": self._release,
             "options": vars(self.options),
             **figures,
+            "started_ms": {name: round(1000 * (at - self._born), 3) for name, at in moments.items() if at},
             "events": self._events.last(),
         }
 
@@ -102,3 +104,11 @@ class ReleaseCache:
                 self._events.info(text)
             else:
                 self._events.warning(text)
+
+
+def _process_start() -> float:
+    """When this process began, on the clock of ``time.monotonic()`` in seconds, to a hundredth (proc(5))."""
+    with open("/proc/self/stat", "rb") as file:  # noqa: PTH123
+        ticks = int(file.read().rpartition(b")")[2].split()[19])
+    asleep = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    return ticks / os.sysconf("SC_CLK_TCK") - asleep

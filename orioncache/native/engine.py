@@ -155,9 +155,18 @@ class Engine:
             "fetch": _fields(found.fetch, "struct orion_fetch_statistics"),
             "fuse": {"upcalls": upcalls, "reads_in_flight": found.reads_in_flight},
             "manifest_bytes": found.manifest_bytes,
-            "loaded_at": found.loaded_at / 1e9,
-            "verified_at": found.verified_at / 1e9,
-            "asked_at": found.asked_at / 1e9,
+        }
+
+    def moments(self) -> dict[str, float]:
+        """When the manifest was there and verified, and when the first request came; after :meth:`statistics`.
+
+        Seconds on the clock of ``time.monotonic()``; 0: not yet.
+        """
+        found = self._statistics
+        return {
+            "manifest": found.loaded_at / 1e9,
+            "verified": found.verified_at / 1e9,
+            "answered": found.asked_at / 1e9,
         }
 
     def close(self) -> None:
