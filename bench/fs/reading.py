@@ -5,6 +5,7 @@ from contextlib import ExitStack
 
 from orioncache.bench.fs.figures import Figure, at_least, at_most, microseconds, rate, ratio
 from orioncache.bench.fs.scene import Scene
+from orioncache.bench.fs.stage import one_processor
 
 # The bars.
 TO_MINIMAL = 1.15
@@ -131,12 +132,13 @@ def _compare(
     bars: bool = True,
 ) -> list[Figure]:
     """The native engine against the minimal server, and the Python engine against the native one."""
-    stage = scene.stage
+    stage, release, tree = scene.stage, scene.release, scene.tree.path
     with ExitStack() as stack:
+        stack.enter_context(one_processor())
         roots = {
-            "native": stack.enter_context(stage.cache(scene.release, "native")).path,
-            "minimal": stack.enter_context(stage.minimal(scene.tree.path)).path,
-            "python": stack.enter_context(stage.cache(scene.release, "python")).path,
+            "native": stack.enter_context(stage.cache(release, "native")).path,
+            "minimal": stack.enter_context(stage.minimal(tree)).path,
+            "python": stack.enter_context(stage.cache(tree, "python")).path,
         }
         stage.time(cell, operation, roots, paths, slice=slice)
     native, minimal, python = (microseconds(stage.samples, cell, name) for name in roots)

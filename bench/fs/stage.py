@@ -256,6 +256,21 @@ def timed(command: Sequence[str | Path]) -> float:
 
 
 @contextmanager
+def one_processor() -> Iterator[None]:
+    """Keeps this process, and what it starts meanwhile, on one processor.
+
+    What is compared is then what a request costs, and not where the scheduler puts who answers it: an idle
+    processor of a virtual machine takes tens of microseconds to wake up, or none, by chance.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
 def private_stage(needed: int) -> Iterator[Stage]:
     """A stage with room for ``needed`` bytes.
 
