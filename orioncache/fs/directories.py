@@ -1,12 +1,15 @@
 """Reading directories: positions that stay, whatever happens to the source meanwhile."""
 
 import os
+from typing import TYPE_CHECKING
 
 import trio
 
 from orioncache.fs.inodes import Inode
-from orioncache.fs.live import LiveTree
 from orioncache.upstream import Listing, Server
+
+if TYPE_CHECKING:
+    from orioncache.fs.live import LiveTree
 
 
 class OpenDirectory:
@@ -20,7 +23,7 @@ class OpenDirectory:
         inode: the directory.
     """
 
-    def __init__(self, tree: LiveTree, inode: Inode) -> None:
+    def __init__(self, tree: "LiveTree", inode: Inode) -> None:
         self.inode = inode
         self._tree = tree
         self._lock = trio.Lock()

@@ -4,14 +4,16 @@ import collections
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
 import trio
 
 from orioncache import native
+from orioncache.fs.directories import OpenDirectory
 from orioncache.fs.inodes import Inode, InodeTable, same_object, stamps
-from orioncache.fs.reader import BlockReader, Fetched
+from orioncache.fs.reader import BlockReader
+from orioncache.store import LiveIndex
 from orioncache.upstream import (
     Listing,
     Opened,
@@ -46,12 +48,16 @@ class LiveTree:
         ttl: seconds.
         has_xattrs: whether the source keeps extended attributes at all; most NFS servers do not.
         has_acls: whether it keeps POSIX ACLs.
+        generation: 0: an inode that is another one gets another number.
+        index: which blocks a file's content has.
     """
 
     def __init__(self, upstreams: UpstreamSet, reader: BlockReader, ttl: float) -> None:
         self.ttl = ttl
         self.has_xattrs = True
         self.has_acls = False
+        self.generation = 0
+        self.index = LiveIndex()
         self._upstreams = upstreams
         self._reader = reader
         self._idle: collections.OrderedDict[Inode, None] = collections.OrderedDict()
@@ -73,6 +79,32 @@ class LiveTree:
         _, kinds = await self._upstreams.call(_xattr_kinds)
         self.has_xattrs = bool(kinds)
         self.has_acls = ACL_XATTR in kinds
+
+    def get(self, number: int) -> Inode:
+        """The inode that the kernel means; ESTALE if it is not known."""
+        return self.table.get(number)
+
+    def count(self, inode: Inode) -> None:
+        """The kernel is told of it once more."""
+        self.table.count(inode)
+
+    def release(self, inode: Inode) -> None:
+        """It was not told to the kernel after all."""
+        self.table.release(inode)
+
+    def lifetime(self, inode: Inode | None) -> float:
+        """Seconds for which its attributes may be believed; None: that there is no such name."""
+        if inode is None:
+            return self.ttl
+        return max(0.0, inode.fetched + self.ttl - trio.current_time())
+
+    def parent(self, inode: Inode) -> Inode:
+        """A directory that it was seen in; itself if that is not known any more."""
+        return self.table.parent(inode)
+
+    def shown_number(self, inode: Inode) -> int:
+        """The number that users shall see."""
+        return self.table.shown_number(inode)
 
     async def lookup(self, parent: Inode, name: bytes) -> Inode | None:
         """What has this name in a directory; None if nothing has. To be counted or released at once."""
@@ -129,8 +161,12 @@ class LiveTree:
             self._statvfs = (now, figures)
         return self._statvfs[1]
 
-    async def open(self, inode: Inode) -> None:
-        """Holds the source open until :meth:`close`, so that it can be read even after losing its name."""
+    async def open(self, inode: Inode) -> bool:
+        """Holds the source open until :meth:`close`, so that it can be read even after losing its name.
+
+        Returns:
+            Whether its content is what it was when it was opened before.
+        """
         if not stat.S_ISREG(inode.attributes.st_mode):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         inode.handles += 1
@@ -145,6 +181,14 @@ class LiveTree:
             self.close(inode)
             raise
         self._idle.pop(inode, None)
+        unchanged = inode.shown == inode.version
+        inode.shown = inode.version
+        return unchanged
+
+    def open_directory(self, inode: Inode) -> OpenDirectory:
+        """Opens a directory until :meth:`close`; the source is asked when it is read."""
+        inode.handles += 1
+        return OpenDirectory(self, inode)
 
     def close(self, inode: Inode) -> None:
         """Ends what :meth:`open` or opening a directory began."""
@@ -165,13 +209,8 @@ class LiveTree:
 
     async def read(self, inode: Inode, offset: int, length: int) -> bytes | memoryview:
         """Bytes of an open file; fewer than asked for only at its end."""
-        version = inode.version
-
-        async def fetch(offset: int, length: int) -> Fetched:
-            return await self._fetch(inode, version, offset, length)
-
         end = min(offset + length, inode.attributes.st_size)
-        return await self._reader.read(version, offset, end, fetch)
+        return await self._reader.read(_Content(self, inode), offset, end)
 
     async def next_entries(
         self, inode: Inode, listing: Listing | None, known: Sequence[bytes]
@@ -235,9 +274,15 @@ class LiveTree:
         opened = self._open_same(server, inode)
         return opened, *opened.read(offset, length)
 
-    async def _fetch(self, inode: Inode, version: bytes, offset: int, length: int) -> Fetched:
+    def stored(self, version: bytes, number: int) -> bytes | None:
+        """A block of a file's content, if it is known which one that is, and it is here."""
+        digest = self.index.get(version, number)
+        return None if digest is None else self._reader.store.get(digest)
+
+    async def fetch(self, inode: Inode, version: bytes, first: int, count: int) -> list[bytes]:
         """Reads blocks from the source that is open, or from another server's copy of it."""
         block_size = self._reader.block_size
+        offset, length = first * block_size, count * block_size
 
         def work(server: Server) -> tuple[Opened, list[tuple[bytes, bytes]], os.stat_result]:
             opened, data, attributes = self._read_source(server, inode, offset, length)
@@ -256,7 +301,36 @@ class LiveTree:
         if inode.handles > 0:
             inode.opened = opened
         self.table.confirm(inode, server, attributes, asked)
-        return Fetched(blocks, keep=inode.version == version)
+        # If the file was changed meanwhile, this is not the content that was asked for.
+        if inode.version == version:
+            for number, (block, digest) in enumerate(blocks, first):
+                self.index.put(version, number, self._reader.store.put(block, digest))
+        return [block for block, _ in blocks]
+
+
+class _Content:
+    """What a file holds at the moment; for :class:`~orioncache.fs.reader.BlockReader`."""
+
+    def __init__(self, tree: LiveTree, inode: Inode) -> None:
+        self._tree = tree
+        self._inode = inode
+        self._version = inode.version
+
+    def key(self, number: int) -> Hashable:
+        """As :class:`~orioncache.fs.reader.Content` has it."""
+        return self._version, number
+
+    def stored(self, number: int) -> bytes | None:
+        """As :class:`~orioncache.fs.reader.Content` has it."""
+        return self._tree.stored(self._version, number)
+
+    def follows(self, one: int, other: int) -> bool:
+        """As :class:`~orioncache.fs.reader.Content` has it."""
+        return one == other + 1
+
+    async def fetch(self, numbers: Sequence[int]) -> list[bytes]:
+        """As :class:`~orioncache.fs.reader.Content` has it."""
+        return await self._tree.fetch(self._inode, self._version, numbers[0], len(numbers))
 
 
 def _is_current(opened: Opened, inode: Inode) -> bool:

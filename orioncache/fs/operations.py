@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import pyfuse3
 import trio
 
-from orioncache.fs.directories import OpenDirectory
-from orioncache.fs.inodes import ROOT_NUMBER, Inode
-from orioncache.fs.live import LiveTree
+from orioncache.fs.tree import Directory, Node, Tree
 
 log = logging.getLogger(__name__)
+
+ROOT_NUMBER = 1  # the kernel's
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ def _refusal(name: str) -> Callable[..., Awaitable[None]]:
 
 
 class Operations(pyfuse3.Operations):  # type: ignore[misc]
-    """The handlers of a read-only mount of a :class:`~orioncache.fs.live.LiveTree`.
+    """The handlers of a read-only mount of a :class:`~orioncache.fs.tree.Tree`, of whichever kind.
 
     Attributes:
         upcalls: how many requests of each kind the kernel has sent.
@@ -64,14 +64,14 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, tree: LiveTree) -> None:
+    def __init__(self, tree: Tree[Any]) -> None:
         super().__init__()
         self.enable_acl = tree.has_acls
         self.upcalls: collections.Counter[str] = collections.Counter()
         self.ready = trio.Event()
         self._tree = tree
-        self._files: dict[int, Inode] = {}
-        self._directories: dict[int, OpenDirectory] = {}
+        self._files: dict[int, Node] = {}
+        self._directories: dict[int, Directory[Any]] = {}
         self._next_handle = 0
 
     def init(self) -> None:
@@ -81,13 +81,13 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     @_handler
     async def lookup(self, parent: int, name: bytes, _: object) -> pyfuse3.EntryAttributes:
         """An entry of a directory; one without a number tells the kernel to remember that there is none."""
-        inode = await self._tree.lookup(self._tree.table.get(parent), name)
+        inode = await self._tree.lookup(self._tree.get(parent), name)
         if inode is None:
             nothing = pyfuse3.EntryAttributes()
             nothing.st_ino = 0
-            nothing.entry_timeout = self._tree.ttl
+            nothing.entry_timeout = self._tree.lifetime(None)
             return nothing
-        self._tree.table.count(inode)
+        self._tree.count(inode)
         return self._attributes(inode)
 
     async def forget(self, forgotten: Sequence[tuple[int, int]]) -> None:
@@ -99,28 +99,26 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     @_handler
     async def getattr(self, number: int, _: object) -> pyfuse3.EntryAttributes:
         """The attributes of an inode."""
-        inode = self._tree.table.get(number)
+        inode = self._tree.get(number)
         await self._tree.refresh(inode)
         attributes = self._attributes(inode)
         if number == ROOT_NUMBER:
             # The kernel's number for the root is always 1, but users may see the source's.
-            attributes.st_ino = self._tree.table.shown_number(inode)
+            attributes.st_ino = self._tree.shown_number(inode)
         return attributes
 
     @_handler
     async def readlink(self, number: int, _: object) -> bytes:
         """A symlink's target."""
-        return await self._tree.target(self._tree.table.get(number))
+        return await self._tree.target(self._tree.get(number))
 
     @_handler
     async def open(self, number: int, flags: int, _: object) -> pyfuse3.FileInfo:
         """Opens a file; the kernel keeps what it has cached of it unless the content changed since."""
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             raise pyfuse3.FUSEError(errno.EROFS)
-        inode = self._tree.table.get(number)
-        await self._tree.open(inode)
-        unchanged = inode.shown == inode.version
-        inode.shown = inode.version
+        inode = self._tree.get(number)
+        unchanged = await self._tree.open(inode)
         handle = self._new_handle()
         self._files[handle] = inode
         return pyfuse3.FileInfo(fh=handle, keep_cache=unchanged)
@@ -138,10 +136,9 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     @_handler
     async def opendir(self, number: int, _: object) -> int:
         """Opens a directory; the source is asked when it is read."""
-        inode = self._tree.table.get(number)
-        inode.handles += 1
+        inode = self._tree.get(number)
         handle = self._new_handle()
-        self._directories[handle] = OpenDirectory(self._tree, inode)
+        self._directories[handle] = self._tree.open_directory(inode)
         return handle
 
     @_handler
@@ -171,14 +168,14 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         """
         if not self._tree.has_xattrs:
             raise pyfuse3.FUSEError(errno.ENOSYS)
-        return await self._tree.xattr(self._tree.table.get(number), name)
+        return await self._tree.xattr(self._tree.get(number), name)
 
     @_handler
     async def listxattr(self, number: int, _: object) -> list[bytes]:
         """The names of the extended attributes."""
         if not self._tree.has_xattrs:
             raise pyfuse3.FUSEError(errno.ENOSYS)
-        return await self._tree.xattrs(self._tree.table.get(number))
+        return await self._tree.xattrs(self._tree.get(number))
 
     setattr = _refusal("setattr")
     mknod = _refusal("mknod")
@@ -197,12 +194,12 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         self._next_handle += 1
         return self._next_handle
 
-    def _attributes(self, inode: Inode) -> pyfuse3.EntryAttributes:
+    def _attributes(self, inode: Node) -> pyfuse3.EntryAttributes:
         had = inode.attributes
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = inode.number
-        left = max(0.0, inode.fetched + self._tree.ttl - trio.current_time())
-        entry.entry_timeout = entry.attr_timeout = left
+        entry.generation = self._tree.generation
+        entry.entry_timeout = entry.attr_timeout = self._tree.lifetime(inode)
         entry.st_mode = had.st_mode
         entry.st_nlink = had.st_nlink
         entry.st_uid = had.st_uid
@@ -216,15 +213,17 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         entry.st_ctime_ns = had.st_ctime_ns
         return entry
 
-    async def _reply_entries(self, directory: OpenDirectory, start: int, token: pyfuse3.ReaddirToken) -> None:
+    async def _reply_entries(
+        self, directory: Directory[Any], start: int, token: pyfuse3.ReaddirToken
+    ) -> None:
         """Replies with entries until the buffer is full. Offsets 0 and 1 are ``.`` and ``..``."""
-        table = self._tree.table
+        tree = self._tree
         offset = start
         while offset < 2:
             # The kernel takes only type and number from these two, and counts no lookup.
             dots = self._attributes(directory.inode)
-            inode = directory.inode if offset == 0 else table.parent(directory.inode)
-            dots.st_ino = table.shown_number(inode)
+            inode = directory.inode if offset == 0 else tree.parent(directory.inode)
+            dots.st_ino = tree.shown_number(inode)
             if not pyfuse3.readdir_reply(token, b"." * (offset + 1), dots, offset + 1):
                 return
             offset += 1
@@ -239,7 +238,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
                 return
             position, name, inode = found
             if not pyfuse3.readdir_reply(token, name, self._attributes(inode), position + 3):
-                table.release(inode)
+                tree.release(inode)
                 return
-            table.count(inode)
+            tree.count(inode)
             offset = position + 3

@@ -2,31 +2,39 @@
 
 import errno
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import Protocol
 
 import trio
 
-from orioncache.store import BlockStore, LiveIndex
+from orioncache.store import BlockStore
 
 # Bytes that are asked of a server at once, when blocks that follow each other are missing.
 RUN_BYTES = 1 << 20
 
 
-class Fetched(NamedTuple):
-    """What a server gave for a run of blocks.
+class Content(Protocol):
+    """What a file holds, block by block."""
 
-    Attributes:
-        blocks: content and digest of each block, in order; fewer than asked for if the file ended before.
-        keep: whether this is the content that was asked for; if the file was changed meanwhile, it is not.
-    """
+    def key(self, number: int) -> Hashable:
+        """A name for the content of a block: reads of the same name are one."""
+        ...
 
-    blocks: Sequence[tuple[bytes, bytes]]
-    keep: bool
+    def stored(self, number: int) -> bytes | None:
+        """The block, if it is here."""
+        ...
 
+    def follows(self, one: int, other: int) -> bool:
+        """Whether a block lies right behind another one in the source, so that one read brings both."""
+        ...
 
-# Reads from the source: (offset, length) in bytes, both multiples of the block size.
-Fetch = Callable[[int, int], Awaitable[Fetched]]
+    async def fetch(self, numbers: Sequence[int]) -> Sequence[bytes | OSError]:
+        """Reads blocks that follow each other, and stores them; fewer if the file turns out to be shorter.
+
+        Raises:
+            OSError: none of them could be read.
+        """
+        ...
 
 
 class _Flight:
@@ -50,36 +58,33 @@ class _Flight:
 class BlockReader:
     """Reads byte ranges of files through the store.
 
-    Invariant: for each block of each file version at most one read is under way; whoever else wants it,
-    waits.
+    Invariant: for each block's key at most one read is under way; whoever else wants it, waits.
 
     Attributes:
         block_size: bytes in a block; the last one of a file is shorter.
         store: the blocks.
     """
 
-    def __init__(self, store: BlockStore, index: LiveIndex, block_size: int) -> None:
+    def __init__(self, store: BlockStore, block_size: int) -> None:
         self.block_size = block_size
         self.store = store
-        self._index = index
-        self._flights: dict[tuple[bytes, int], _Flight] = {}
+        self._flights: dict[Hashable, _Flight] = {}
 
     @property
     def in_flight(self) -> int:
         """Blocks on their way at this moment."""
         return len(self._flights)
 
-    async def read(self, version: bytes, offset: int, end: int, fetch: Fetch) -> bytes | memoryview:
+    async def read(self, content: Content, offset: int, end: int) -> bytes | memoryview:
         """Bytes ``offset`` to ``end`` of a file; fewer if the source turns out to be shorter.
 
         Args:
-            version: which content of which file (:func:`orioncache.store.file_version`).
+            content: the file's.
             offset: the first byte.
             end: the byte after the last one; not beyond the file's end.
-            fetch: reads from the source.
 
         Raises:
-            OSError: as ``fetch`` did.
+            OSError: as ``content.fetch`` did.
         """
         if offset >= end:
             return b""
@@ -88,60 +93,59 @@ class BlockReader:
         parts: list[bytes | _Flight] = []
         missing: list[tuple[int, _Flight]] = []
         for number in range(first, last + 1):
-            block = self._stored(version, number)
+            block = content.stored(number)
             if block is not None:
                 parts.append(block)
                 continue
-            flight = self._flights.get((version, number))
+            key = content.key(number)
+            flight = self._flights.get(key)
             if flight is None:
-                flight = self._flights[version, number] = _Flight()
+                flight = self._flights[key] = _Flight()
                 missing.append((number, flight))
             parts.append(flight)
         if missing:
-            await self._fly(version, missing, fetch)
+            await self._fly(content, missing)
         blocks = [part if isinstance(part, bytes) else await part.landed() for part in parts]
         if len(blocks) == 1:
             return memoryview(blocks[0])[offset - first * size : end - first * size]
         return _join(blocks, size, offset - first * size, end - offset)
 
-    def _stored(self, version: bytes, number: int) -> bytes | None:
-        digest = self._index.get(version, number)
-        return None if digest is None else self.store.get(digest)
-
-    async def _fly(self, version: bytes, missing: list[tuple[int, _Flight]], fetch: Fetch) -> None:
+    async def _fly(self, content: Content, missing: list[tuple[int, _Flight]]) -> None:
         """Fetches the missing blocks; each flight has landed, with a block or an error, when this ends."""
-        runs = _runs(missing, max(1, RUN_BYTES // self.block_size))
+        runs = _runs(content, missing, max(1, RUN_BYTES // self.block_size))
         if len(runs) == 1:
-            await self._fly_run(version, runs[0], fetch)
+            await self._fly_run(content, runs[0])
             return
         async with trio.open_nursery() as nursery:
             for run in runs:
-                nursery.start_soon(self._fly_run, version, run, fetch)
+                nursery.start_soon(self._fly_run, content, run)
 
-    async def _fly_run(self, version: bytes, run: list[tuple[int, _Flight]], fetch: Fetch) -> None:
+    async def _fly_run(self, content: Content, run: list[tuple[int, _Flight]]) -> None:
         """One read for blocks that follow each other. Errors go to the flights, for all who wait for them."""
         error = errno.EIO
         try:
-            fetched = await fetch(run[0][0] * self.block_size, len(run) * self.block_size)
-            for (number, flight), (block, digest) in zip(run, fetched.blocks, strict=False):
-                flight.block = block
-                if fetched.keep:
-                    self._index.put(version, number, self.store.put(block, digest))
+            for (_, flight), block in zip(run, await content.fetch([n for n, _ in run]), strict=False):
+                if isinstance(block, OSError):
+                    flight.error = block.errno or errno.EIO
+                else:
+                    flight.block = block
             error = 0
         except OSError as caught:
             error = caught.errno or errno.EIO
         finally:
             for number, flight in run:
-                flight.error = error
-                del self._flights[version, number]
+                flight.error = flight.error or error
+                del self._flights[content.key(number)]
                 flight.done.set()
 
 
-def _runs(missing: list[tuple[int, _Flight]], longest: int) -> list[list[tuple[int, _Flight]]]:
-    """Cuts ascending block numbers into runs without gaps, each at most ``longest`` blocks."""
+def _runs(
+    content: Content, missing: list[tuple[int, _Flight]], longest: int
+) -> list[list[tuple[int, _Flight]]]:
+    """Cuts ascending block numbers into runs that one read brings, each at most ``longest`` blocks."""
     runs: list[list[tuple[int, _Flight]]] = []
     for number, flight in missing:
-        if runs and runs[-1][-1][0] + 1 == number and len(runs[-1]) < longest:
+        if runs and len(runs[-1]) < longest and content.follows(number, runs[-1][-1][0]):
             runs[-1].append((number, flight))
         else:
             runs.append([(number, flight)])

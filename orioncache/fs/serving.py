@@ -15,12 +15,15 @@ from orioncache.control.server import ControlServer
 from orioncache.errors import UserError
 from orioncache.events import Events
 from orioncache.fs.live import LiveTree
+from orioncache.fs.loading import UNSIGNED, are_releases, hold, load_release
 from orioncache.fs.operations import Operations
 from orioncache.fs.pyfuse import Mount
 from orioncache.fs.reader import BlockReader
+from orioncache.fs.released import ReleaseTree
 from orioncache.native.live import LiveSession
 from orioncache.options import Options
-from orioncache.store import BlockStore, LiveIndex
+from orioncache.release.key import read_public_key
+from orioncache.store import BlockStore
 from orioncache.upstream import ProcPaths, Server, UpstreamSet
 
 log = logging.getLogger("orioncache")
@@ -57,8 +60,9 @@ class Cache:
         servers = [Server(source, index, options.readers, proc) for index, source in enumerate(sources)]
         self._upstreams = UpstreamSet(servers, options.read_timeout, self._events)
         self._store = BlockStore(options.cache_size, options.compressed_size)
-        self._reader = BlockReader(self._store, LiveIndex(), options.block_size)
-        self._tree = LiveTree(self._upstreams, self._reader, options.attr_ttl)
+        self._reader = BlockReader(self._store, options.block_size)
+        self._tree: LiveTree | ReleaseTree | None = None
+        self._held: list[int] = []
         self._operations: Operations | None = None
         self._mount: Mount | None = None
 
@@ -74,14 +78,15 @@ class Cache:
         """
         _allow_descriptors()
         try:
-            await self._tree.start()
+            self._tree = tree = await self._open_tree()
         except OSError as error:
             raise UserError(
                 f"{self.sources[0]}: {error.strerror}", "check the server and the network"
             ) from None
-        self._operations = operations = Operations(self._tree)
+        self._operations = operations = Operations(tree)
         with ControlServer(self.options.control, self.status):
-            native = LiveSession(self.options.attr_ttl) if self.options.engine == "native" else None
+            behind_c = self.options.engine == "native" and isinstance(tree, LiveTree)
+            native = LiveSession(self.options.attr_ttl) if behind_c else None
             self._mount = mount = Mount(operations, self.sources, self.mountpoint, native)
             try:
                 async with trio.open_nursery() as nursery:
@@ -93,6 +98,8 @@ class Cache:
                     nursery.cancel_scope.cancel()
             finally:
                 mount.close()
+        for fd in self._held:
+            os.close(fd)
         self._events.info(f"{self.mountpoint}: ended")
 
     def status(self) -> dict[str, object]:
@@ -103,8 +110,8 @@ class Cache:
             "pid": os.getpid(),
             "mountpoint": self.mountpoint,
             "uptime_s": round(time.monotonic() - self._started, 3),
-            "engine": self.options.engine,
-            "mode": "live",
+            "engine": "native" if self._mount is not None and self._mount.native else "python",
+            **_kind(self._tree),
             "options": vars(self.options),
             "servers": [
                 {
@@ -124,11 +131,32 @@ class Cache:
             "fuse": {
                 "upcalls": upcalls,
                 **(self._mount.native.statistics() if self._mount and self._mount.native else {}),
-                "inodes": self._tree.inodes,
+                "inodes": self._tree.inodes if self._tree is not None else 0,
                 "reads_in_flight": self._reader.in_flight,
             },
             "events": self._events.last(),
         }
+
+    async def _open_tree(self) -> LiveTree | ReleaseTree:
+        """Finds out what the sources hold.
+
+        Raises:
+            OSError: no server could answer.
+            UserError: what they hold cannot be used.
+        """
+        options, servers = self.options, self._upstreams.servers
+        key = read_public_key(options.key) if options.key and options.verify == "on" else None
+        if not await are_releases(servers, options.read_timeout):
+            if key is not None:
+                raise UserError(f"{self.sources[0]} is no release, so nothing of it is signed", UNSIGNED)
+            tree = LiveTree(self._upstreams, self._reader, options.attr_ttl)
+            await tree.start()
+            return tree
+        manifest, servers = await load_release(servers, options.read_timeout, self._events, key=key)
+        self._held = hold(servers)
+        self._upstreams = UpstreamSet(servers, options.read_timeout, self._events)
+        self._reader = BlockReader(self._store, manifest.header.block_size)
+        return ReleaseTree(manifest, self._upstreams, self._reader, self._events)
 
     async def _announce(self, mount: Mount, ready: Callable[[], None]) -> None:
         assert self._operations is not None
@@ -152,6 +180,15 @@ class Cache:
                 await trio.to_thread.run_sync(mount.detach)
                 pyfuse3.terminate()
                 return
+
+
+def _kind(tree: LiveTree | ReleaseTree | None) -> dict[str, object]:
+    """What is served, for the status."""
+    if not isinstance(tree, ReleaseTree):
+        return {"mode": "live"}
+    header = tree.manifest.header
+    release = {"name": header.name, "version": header.label, "digest": header.digest.hex()}
+    return {"mode": "release", "release": release, "corrupt_blocks": tree.corrupt}
 
 
 def _allow_descriptors() -> None:

@@ -312,8 +312,17 @@ class Server:
         finally:
             del directory
 
-    def open(self, place: Place) -> Opened:
+    @property
+    def directory(self) -> int:
+        """The root's O_PATH descriptor; to ask anything of it blocks."""
+        return self._root.fd
+
+    def open(self, place: Place, *, follow: bool = False) -> Opened:
         """Opens a regular file. Nothing else is ever opened: opening a device can have effects of its own.
+
+        Args:
+            place: where it stands.
+            follow: take what a symlink there leads to, instead of refusing it.
 
         Raises:
             OSError: ESTALE if what stands there is no regular file (any more).
@@ -321,7 +330,8 @@ class Server:
         if place.parent is None:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         parent = self._directory(place.parent)
-        found = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.fd)
+        flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+        found = os.open(place.name, flags, dir_fd=parent.fd)
         try:
             attributes = os.fstat(found)
             if not stat.S_ISREG(attributes.st_mode):

@@ -12,7 +12,7 @@ from orioncache.fs.directories import OpenDirectory
 from orioncache.fs.inodes import SPARE_NUMBERS, Inode
 from orioncache.fs.live import LISTED_AT_ONCE, LiveTree
 from orioncache.fs.reader import BlockReader
-from orioncache.store import BlockStore, LiveIndex
+from orioncache.store import BlockStore
 from orioncache.upstream import Listing, Opened, ProcPaths, Server, ServerState, UpstreamSet
 
 BLOCK = 4096
@@ -23,7 +23,7 @@ StartTree = Callable[..., Awaitable[tuple[LiveTree, list[Server]]]]
 def start_tree(tmp_path: Path) -> StartTree:
     async def start(*names: str, ttl: float = 60.0) -> tuple[LiveTree, list[Server]]:
         servers = [Server(str(tmp_path / name), index, 4, ProcPaths()) for index, name in enumerate(names)]
-        reader = BlockReader(BlockStore(1 << 20, 0), LiveIndex(1000), BLOCK)
+        reader = BlockReader(BlockStore(1 << 20, 0), BLOCK)
         tree = LiveTree(UpstreamSet(servers, 5.0, Events()), reader, ttl)
         await tree.start()
         return tree, servers
