@@ -19,6 +19,9 @@ from orioncache.upstream import Place, Server
 # Bytes of a manifest that are asked of a server at once.
 PIECE = 1 << 20
 
+# Seconds that further servers are given to say what they hold, once one has.
+GRACE = 1.0
+
 AGAIN = "build the release anew, or copy it to the server again"
 UNSIGNED = "sign it with orioncache release sign, or say verify=off if you trust it as it is"
 
@@ -40,15 +43,22 @@ async def are_releases(servers: Sequence[Server], patience: float) -> bool:
         UserError: some do and some do not, or none answers.
     """
     kinds: dict[str, bool] = {}
-    failure: OSError | None = None
-    for server in servers:
+    failures: list[OSError] = []
+
+    async def ask(server: Server, scope: trio.CancelScope) -> None:
         try:
             kinds[server.source] = await server.call(lambda s: is_release(s.directory), patience=patience)
         except OSError as error:
-            failure = error
+            failures.append(error)
+        else:
+            # A dead server must not hold up a boot that another one can serve.
+            scope.deadline = min(scope.deadline, trio.current_time() + GRACE)
+
+    async with trio.open_nursery() as nursery:
+        for server in servers:
+            nursery.start_soon(ask, server, nursery.cancel_scope)
     if not kinds:
-        assert failure is not None
-        raise UserError(f"{servers[0].source}: {failure.strerror}", "check the server and the network")
+        raise UserError(f"{servers[0].source}: {failures[0].strerror}", "check the server and the network")
     if len(set(kinds.values())) > 1:
         yes, no = (next(name for name, kind in kinds.items() if kind is wanted) for wanted in (True, False))
         raise UserError(f"{yes} is a release and {no} is not", "name sources that hold the same")
