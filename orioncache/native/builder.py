@@ -5,12 +5,10 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from threading import Thread
 from types import TracebackType
 
+from orioncache.native import waiting
 from orioncache.native._orion import ffi, lib
-
-POLL = 0.1  # seconds between two looks at the progress
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ class Builder:
 
     def warnings(self) -> list[str]:
         """The first hundred."""
-        texts = []
+        texts: list[str] = []
         while text := lib.orion_builder_warning(self._builder, len(texts)):
             texts.append(os.fsdecode(bytes(ffi.string(text))))
         return texts
@@ -142,22 +140,12 @@ class Builder:
         return bytes(ffi.buffer(found))
 
     def _run(self, step: Callable[[object], int], watch: Callable[[Progress], None] | None) -> None:
-        # A thread of its own, so that this one hears of Ctrl-C and can show progress.
-        results: list[int] = []
-        thread = Thread(target=lambda: results.append(step(self._builder)), name="build")
-        thread.start()
-        try:
-            while True:
-                thread.join(POLL)
-                if not thread.is_alive():
-                    break
-                if watch is not None:
-                    watch(self.progress())
-        except BaseException:
-            lib.orion_builder_cancel(self._builder)
-            thread.join()
-            raise
-        self._checked(results[0])
+        result = waiting.call(
+            lambda: step(self._builder),
+            lambda: lib.orion_builder_cancel(self._builder),
+            lambda: watch(self.progress()) if watch is not None else None,
+        )
+        self._checked(result)
 
     def _checked(self, result: int) -> None:
         if result:
@@ -169,7 +157,7 @@ _scratch = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 def _read(path: Path) -> tuple[object, int]:
-    """A file's bytes in memory that is aligned to 8; it is not counted as read (O_NOATIME) where that is allowed."""
+    """A file's bytes, in memory that is aligned to 8."""
     fd = open_quietly(path)
     with os.fdopen(fd, "rb", buffering=0) as file:
         length = os.fstat(fd).st_size

@@ -69,6 +69,16 @@ class NativeManifest:
         """How many there are."""
         return int(self._manifest.inode_count)
 
+    @property
+    def blocks(self) -> int:
+        """How many different blocks there are."""
+        return int(self._manifest.block_count)
+
+    @property
+    def handle(self) -> Any:  # noqa: ANN401  # cffi's pointers have no types
+        """For other C functions; good for as long as this object lives."""
+        return self._manifest
+
     def verify(self) -> bool:
         """Whether the manifest has the digest that its header names."""
         return bool(lib.orion_manifest_verify(self._manifest) == 0)

@@ -43,7 +43,7 @@ class Result:
 
     @property
     def new_bytes(self) -> int:
-        """Of blocks that the store did not have before this build, or before a killed one that it went on with."""
+        """Of blocks that the store did not have before, those of a killed build included."""
         return self.progress.new_bytes + self.progress.resumed_bytes if self.progress.used_new_blocks else 0
 
     @property
@@ -96,9 +96,16 @@ def build(
     with store.locked(), _work_directory(store, digest_kind, block_size) as work:
         try:
             with Builder(
-                root, work, name, version, digest_kind=digest_kind, block_size=block_size, jobs=jobs,
-                rehash=rehash, cross=cross,
-            ) as builder:  # fmt: skip
+                root,
+                work,
+                name,
+                version,
+                digest_kind=digest_kind,
+                block_size=block_size,
+                jobs=jobs,
+                rehash=rehash,
+                cross=cross,
+            ) as builder:
                 for pattern in exclude:
                     builder.exclude(pattern)
                 _tell(builder, store, name, rehash)
@@ -126,11 +133,11 @@ def _check_places(root: Path, store: Path) -> None:
 
 
 def _check_room(progress: Progress, work: Path, force: bool) -> None:
-    """Says beforehand that there is too little room, if that is known: a store with content may have most of it."""
+    """Says beforehand if there is too little room. A store with content may have most of the tree already."""
     free = shutil.disk_usage(work).free
     if progress.bytes_total > free and not progress.store_blocks and not progress.resumed_bytes and not force:
         raise UserError(
-            f"the store's disk has {free / 1e6:,.0f} MB free, and the tree has {progress.bytes_total / 1e6:,.0f} MB",
+            f"the tree has {progress.bytes_total / 1e6:,.0f} MB, the store's disk {free / 1e6:,.0f} MB free",
             "free some space, or give --force if enough of it is the same",
         )
 

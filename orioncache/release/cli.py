@@ -1,13 +1,15 @@
 """Build releases of a root, and look after the store that they are in.
 
-A release is an immutable version of a directory tree: a manifest that names everything in it, and packs with the
-content. Many versions share one store, and what is the same in them is there once. Nodes mount the directory
-STORE/releases/NAME/VERSION from a server. docs/releases.md tells the rest.
+A release is an immutable version of a directory tree: a manifest that names everything in it, and packs
+with the content. Many versions share one store, and what is the same in them is there once. Nodes mount the
+directory STORE/releases/NAME/VERSION from a server. docs/releases.md tells the rest.
 
 Examples:
   orioncache release build /srv/root /srv/store --name debian
-  orioncache release build /srv/root /srv/store --name debian --version 12.8 --digest blake2b --exclude '/var/cache/*'
+  orioncache release build /srv/root /srv/store --name debian --version 12.8 --digest blake2b
   orioncache release list /srv/store
+  orioncache release verify /srv/store debian
+  orioncache release remove /srv/store debian 2026.01.31-1 && orioncache release gc /srv/store
 """
 
 import argparse
@@ -16,6 +18,8 @@ import sys
 from pathlib import Path
 
 from orioncache.errors import UserError
+from orioncache.release import upkeep
+from orioncache.release.text import size
 
 DIGESTS = ("xxh3", "blake2b", "sha256")
 
@@ -26,8 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     build = commands.add_parser(
         "build",
         help="make a release of a directory",
-        description="Makes a release of a directory. Only what changed since an earlier release is read, and only what "
-        "the store\nhas not yet is written. A build that was killed is gone on with by the next one.",
+        description="Makes a release of a directory. Only what changed since an earlier one is\n"
+        "read, and only what the store has not yet is written. A build that was killed is gone on with by the next.",
         epilog="Examples:\n"
         "  orioncache release build /srv/root /srv/store --name debian\n"
         "  orioncache release build /srv/root /srv/store --exclude '*.pyc' --exclude /tmp/'*'",
@@ -61,6 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     build.add_argument("--json", action="store_true", help="print the result as JSON")
     build.set_defaults(run=run_build)
+    upkeep.configure(commands, parser.formatter_class)
 
 
 def run_build(args: argparse.Namespace) -> int:
@@ -82,10 +87,19 @@ def run_build(args: argparse.Namespace) -> int:
             meter.show(*_state(progress))
 
         result = build(
-            args.root, store, name, args.version,
-            digest_kind=digests.KINDS[args.digest], block_size=args.block_size, jobs=args.jobs, rehash=args.rehash,
-            cross=args.cross_file_systems, force=args.force, exclude=args.exclude, watch=watch,
-        )  # fmt: skip
+            args.root,
+            store,
+            name,
+            args.version,
+            digest_kind=digests.KINDS[args.digest],
+            block_size=args.block_size,
+            jobs=args.jobs,
+            rehash=args.rehash,
+            cross=args.cross_file_systems,
+            force=args.force,
+            exclude=args.exclude,
+            watch=watch,
+        )
     for warning in result.warnings:
         print(f"orioncache: warning: {warning}", file=sys.stderr)
     if result.progress.warnings > len(result.warnings):
@@ -119,11 +133,13 @@ def run_build(args: argparse.Namespace) -> int:
             else ""
         )
         print(
-            f"{result.release.path}: {counts.inodes:,} inodes, {counts.files:,} files, {size(counts.content_bytes)}\n"
-            f"  read      {counts.files_done:,} files, {size(counts.bytes_done)}; unchanged {counts.known_files:,} files\n"
+            f"{result.release.path}: {counts.inodes:,} inodes, {counts.files:,} files, "
+            f"{size(counts.content_bytes)}\n"
+            f"  read      {counts.files_done:,} files, {size(counts.bytes_done)}; "
+            f"unchanged {counts.known_files:,} files\n"
             f"  new       {size(result.new_bytes)}{resumed}; shared {size(result.shared_bytes)}\n"
             f"  manifest  {size(counts.manifest_bytes)}, {each:.0f} bytes per inode\n"
-            f"  took      {result.seconds:.2f} s, {counts.bytes_done / 1e6 / max(0.001, result.seconds):,.0f} MB/s"
+            f"  took      {result.seconds:.2f} s, {size(counts.bytes_done / max(0.001, result.seconds))}/s"
         )
     return 0
 
@@ -136,15 +152,6 @@ def _state(progress: object) -> tuple[str, int, int, str]:
         return "looking", 0, 0, f"{progress.inodes:,} inodes"
     what = "hashing" if progress.phase == 2 else "writing"
     return what, progress.bytes_done, progress.bytes_total, f"{progress.files_done:,} files"
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def _block_size(text: str) -> int:

@@ -34,6 +34,12 @@ def read_section(manifest: Path, section: Section) -> bytes:
         os.close(fd)
 
 
+def read_quietly(path: Path) -> bytes:
+    """A file's bytes, without that counting as a node's reading."""
+    with os.fdopen(open_quietly(path), "rb") as file:
+        return file.read()
+
+
 def read_header(manifest: Path) -> Header:
     """A manifest's header.
 

@@ -1,4 +1,4 @@
-"""A build's progress on standard error: a bar with rate and time left on a terminal, a line now and then elsewhere."""
+"""Progress in bytes: a bar with rate and time left on a terminal, a line now and then elsewhere."""
 
 import sys
 import time
@@ -64,10 +64,16 @@ class Meter:
             )
 
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-                TextColumn("left"), TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"),
-                console=Console(stderr=True), transient=True,
-            )  # fmt: skip
+                TextColumn("{task.description}"),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("[dim]{task.fields[note]}"),
+                console=Console(stderr=True),
+                transient=True,
+            )
             self._task = self._bar.add_task(what, total=None, note="")
             self._bar.start()
         self._bar.update(self._task, description=what, completed=done, total=total or None, note=note)

@@ -7,7 +7,7 @@ STORE/builds/ID/                   a build under way, or what a killed one left 
 STORE/removed/                     releases on their way out
 STORE/lock                         builds hold it shared, gc alone
 
-A name appears in releases/ by one rename, when all that is behind it is on the disk, and leaves by one rename.
+A release appears by one rename, when all that it needs is on the disk, and leaves by one rename.
 """
 
 import errno
@@ -207,7 +207,7 @@ class Store:
         """Makes a finished build a release: its pack goes to the others, then the release to its place.
 
         Args:
-            work: the build's directory, with manifest and scan, and new.pack if pack is given; all on the disk.
+            work: the build's directory: manifest, scan, and new.pack if pack is given, all on the disk.
             name: the release's.
             version: the release's.
             pack: the new pack's file name in packs/.

@@ -1,0 +1,85 @@
+"""Keys and signatures of releases: Ed25519, by libsodium (PyNaCl).
+
+A key is a file of one line of hexadecimal digits: 64 of a public key, or 64 of a secret one (its seed).
+"""
+
+import os
+from pathlib import Path
+
+from orioncache.atomic import replacing
+from orioncache.errors import UserError
+from orioncache.native import digests
+from orioncache.release.packs import read_header
+from orioncache.release.store import Release
+
+PURPOSE = b"orion manifest v1\0"
+KEY_SIZE = 32
+
+
+def message(kind: int, digest: bytes) -> bytes:
+    """What a signature of the manifest with this digest is over."""
+    return PURPOSE + kind.to_bytes(4, "little") + digest.ljust(32, b"\0")
+
+
+def read_key(path: Path, what: str) -> bytes:
+    """The 32 bytes of a key.
+
+    Raises:
+        UserError: the file holds none.
+    """
+    try:
+        text = path.read_text(encoding="ascii").strip()
+        key = bytes.fromhex(text)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is not there", "orioncache release keygen FILE makes a pair of keys"
+        ) from None
+    except ValueError:
+        key = b""
+    if len(key) != KEY_SIZE:
+        raise UserError(f"{path} holds no {what} key", "a key is one line of 64 hexadecimal digits")
+    return key
+
+
+def keygen(path: Path) -> Path:
+    """Writes a new secret key, for its owner alone, and beside it the public one; returns that path.
+
+    Raises:
+        UserError: there is a file already.
+    """
+    from nacl.signing import SigningKey  # noqa: PLC0415
+
+    public = path.with_name(path.name + ".pub")
+    for each in (path, public):
+        if each.exists():
+            raise UserError(
+                f"{each} is there already", "a key that is overwritten is lost: give another name"
+            )
+    key = SigningKey.generate()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="ascii") as file:
+        file.write(key.encode().hex() + "\n")
+    with replacing(public) as out:
+        out.write((key.verify_key.encode().hex() + "\n").encode())
+    return public
+
+
+def sign(release: Release, secret: bytes) -> bytes:
+    """Signs a release; returns the public key that belongs to the secret one.
+
+    Raises:
+        UserError: its digests are of a kind that proves nothing.
+    """
+    from nacl.signing import SigningKey  # noqa: PLC0415
+
+    header = read_header(release.manifest)
+    if header.digest_kind == digests.XXH3_128:
+        raise UserError(
+            f"{release} has xxh3 digests, which anybody can forge: a signature would prove nothing",
+            "build it with --digest blake2b",
+        )
+    key = SigningKey(secret)
+    signature = key.sign(message(header.digest_kind, header.digest)).signature
+    with replacing(release.signature) as file:
+        file.write(signature)
+    return bytes(key.verify_key)
