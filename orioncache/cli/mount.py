@@ -86,6 +86,7 @@ def _serve_release(
     from orioncache.fs.native_serving import ReleaseCache  # noqa: PLC0415
     from orioncache.native.engine import Engine  # noqa: PLC0415
     from orioncache.native.mount import widen_readahead  # noqa: PLC0415
+    from orioncache.release.holding import hold_meanwhile  # noqa: PLC0415
     from orioncache.release.key import read_public_key  # noqa: PLC0415
 
     key = read_public_key(settings.key) if settings.key and settings.verify == "on" else None
@@ -106,6 +107,7 @@ def _serve_release(
     engine.start(mounting.mount(",".join(sources), mountpoint))
     # Where /sys is not ours to write, the kernel reads 128 KiB ahead.
     widen_readahead(mountpoint)
+    hold_meanwhile(sources)
     ReleaseCache(engine, sources, mountpoint, settings).serve(ready, stop_on=ends)
     engine.close()
     return True

@@ -1,7 +1,6 @@
 """From source directories to the release that they hold, and to the servers that have it."""
 
 import errno
-import fcntl
 import os
 from collections.abc import Sequence
 
@@ -118,29 +117,6 @@ async def load_release(
         for other in rest:
             nursery.start_soon(compare, other)
     return manifest, [other for other in servers if other not in out]
-
-
-def hold(servers: Sequence[Server]) -> list[int]:
-    """Descriptors that keep local releases from being removed while they are open.
-
-    Raises:
-        UserError: one is just being removed.
-    """
-    held = []
-    for server in servers:
-        if server.is_nfs:
-            continue
-        fd = os.open(MANIFEST, os.O_RDONLY | os.O_CLOEXEC, dir_fd=server.directory)
-        held.append(fd)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{server.source} is being removed", "mount another version") from None
-        except OSError:
-            # A file system without locks: nobody can ask.
-            held.pop()
-            os.close(fd)
-    return held
 
 
 def _load(server: Server, key: bytes | None) -> Manifest:

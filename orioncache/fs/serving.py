@@ -15,13 +15,14 @@ from orioncache.control.server import ControlServer
 from orioncache.errors import UserError
 from orioncache.events import Events
 from orioncache.fs.live import LiveTree
-from orioncache.fs.loading import UNSIGNED, are_releases, hold, load_release
+from orioncache.fs.loading import UNSIGNED, are_releases, load_release
 from orioncache.fs.operations import Operations
 from orioncache.fs.pyfuse import Mount
 from orioncache.fs.reader import BlockReader
 from orioncache.fs.released import ReleaseTree
 from orioncache.native.live import LiveSession
 from orioncache.options import Options
+from orioncache.release.holding import hold
 from orioncache.release.key import read_public_key
 from orioncache.store import BlockStore
 from orioncache.upstream import ProcPaths, Server, UpstreamSet
@@ -153,7 +154,9 @@ class Cache:
             await tree.start()
             return tree
         manifest, servers = await load_release(servers, options.read_timeout, self._events, key=key)
-        self._held = hold(servers)
+        with trio.move_on_after(options.read_timeout):
+            pairs = [(server.source, server.directory) for server in servers]
+            self._held = await trio.to_thread.run_sync(hold, pairs, abandon_on_cancel=True)
         self._upstreams = UpstreamSet(servers, options.read_timeout, self._events)
         self._reader = BlockReader(self._store, manifest.header.block_size)
         return ReleaseTree(manifest, self._upstreams, self._reader, self._events)

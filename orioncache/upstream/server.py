@@ -19,6 +19,7 @@ from typing import TypeVar
 import trio
 
 from orioncache.errors import UserError
+from orioncache.mounts import NFS_TYPES, filesystem_type
 from orioncache.upstream.place import Place
 
 T = TypeVar("T")
@@ -28,8 +29,6 @@ DIRECTORIES = 2048
 
 # Latencies that the quantiles are taken from: the last so many calls.
 LATENCIES = 512
-
-NFS_TYPES = ("nfs", "nfs4")
 
 
 class ServerState(enum.Enum):
@@ -207,7 +206,7 @@ class Server:
             raise UserError(
                 f"{source}: {error.strerror}", "a source is a directory, or where NFS is mounted"
             ) from None
-        self.is_nfs = _filesystem_type(os.fstat(self._root.fd).st_dev) in NFS_TYPES
+        self.is_nfs = filesystem_type(os.fstat(self._root.fd).st_dev) in NFS_TYPES
         self._proc = proc
         self._directories: collections.OrderedDict[Place, _Directory] = collections.OrderedDict()
         self._directories_lock = threading.Lock()
@@ -405,17 +404,3 @@ class Server:
             # NFS reports late errors of other calls here, and there is nobody left to tell.
             with contextlib.suppress(OSError):
                 os.close(fd)
-
-
-def _filesystem_type(device: int) -> str:
-    """The type of the mounted file system with this device number; empty if it cannot be told."""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as lines:  # noqa: PTH123
-            for line in lines:
-                before, _, after = line.partition(" - ")
-                if before.split()[2] == wanted:
-                    return after.split()[0]
-    except OSError:
-        pass
-    return ""

@@ -13,10 +13,11 @@ import trio
 
 from orioncache.errors import UserError
 from orioncache.events import Events
-from orioncache.fs.loading import are_releases, hold, load_release
+from orioncache.fs.loading import are_releases, load_release
 from orioncache.fs.reader import BlockReader
 from orioncache.fs.released import ReleasedNode, ReleaseTree
 from orioncache.native import digests
+from orioncache.release.holding import hold
 from orioncache.store import BlockStore
 from orioncache.upstream import Opened, ProcPaths, Server, ServerState, UpstreamSet
 from tests.release_writer import directory, file, seal, symlink, write_manifest, write_release
@@ -274,7 +275,8 @@ async def test_only_what_is_signed_is_believed(tmp_path: Path) -> None:
 
 
 def test_a_release_is_held_while_it_is_mounted(scene: Scene) -> None:
-    held = hold(scene.servers)
+    pairs = [(server.source, server.directory) for server in scene.servers]
+    held = hold(pairs)
     with (scene.paths[0] / "manifest").open("rb") as manifest:
         with pytest.raises(BlockingIOError):
             fcntl.flock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -282,4 +284,4 @@ def test_a_release_is_held_while_it_is_mounted(scene: Scene) -> None:
             os.close(fd)
         fcntl.flock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with pytest.raises(UserError, match="is being removed"):
-            hold(scene.servers)
+            hold(pairs)
