@@ -59,7 +59,6 @@ class ReleaseTree:
         manifest: everything but the content.
         has_xattrs, has_acls: as the manifest says.
         generation: from its digest.
-        corrupt: blocks that a server gave and that were not what the manifest says.
     """
 
     def __init__(
@@ -69,7 +68,6 @@ class ReleaseTree:
         self.has_xattrs = bool(manifest.header.flags & HAS_XATTRS)
         self.has_acls = bool(manifest.header.flags & HAS_ACLS)
         self.generation = int.from_bytes(manifest.header.digest[:8], "little")
-        self.corrupt = 0
         self._upstreams = upstreams
         self._reader = reader
         self._events = events
@@ -228,7 +226,7 @@ class ReleaseTree:
             if digests.digest(self.manifest.header.digest_kind, part) == block.digest:
                 good[at] = part
             else:
-                self.corrupt += 1
+                server.mismatches += 1
                 self._events.warning(
                     f"{server.source}: block {at} of {self._path(number)} is damaged; asking the next server"
                 )

@@ -124,6 +124,7 @@ class Cache:
                     "bytes": server.bytes_read,
                     "errors": server.errors,
                     "timeouts": server.timeouts,
+                    "mismatches": server.mismatches,
                     "latency_ms": server.latency_ms(),
                 }
                 for server in self._upstreams.servers
@@ -191,7 +192,7 @@ def _kind(tree: LiveTree | ReleaseTree | None) -> dict[str, object]:
         return {"mode": "live"}
     header = tree.manifest.header
     release = {"name": header.name, "version": header.label, "digest": header.digest.hex()}
-    return {"mode": "release", "release": release, "corrupt_blocks": tree.corrupt}
+    return {"mode": "release", "release": release}
 
 
 def _allow_descriptors() -> None:

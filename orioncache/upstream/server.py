@@ -181,6 +181,7 @@ class Server:
         is_nfs: whether reads shall pass by the page cache, which would hold everything twice.
         state: what is believed about it; kept by :class:`~orioncache.upstream.servers.UpstreamSet`.
         calls, reads, bytes_read, errors, timeouts: counts since the start.
+        mismatches: blocks of a release that were not what its manifest says.
         closing: descriptors of files to close.
     """
 
@@ -212,7 +213,7 @@ class Server:
         self._directories_lock = threading.Lock()
         self._metadata_threads = trio.CapacityLimiter(readers)
         self._reading_threads = trio.CapacityLimiter(readers)
-        self.calls = self.reads = self.bytes_read = self.errors = self.timeouts = 0
+        self.calls = self.reads = self.bytes_read = self.errors = self.timeouts = self.mismatches = 0
         self._last_end = time.monotonic()
         self._latencies: collections.deque[float] = collections.deque(maxlen=LATENCIES)
         self.closing: queue.SimpleQueue[int] = queue.SimpleQueue()
