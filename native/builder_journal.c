@@ -259,7 +259,8 @@ static int adopt_blocks(struct orion_builder *builder, struct claims *claims)
 	uint64_t end = 0;
 	int result = data ? 0 : -ENOMEM;
 
-	qsort(claims->blocks, claims->block_count, sizeof *claims->blocks, by_offset);
+	if (claims->block_count)
+		qsort(claims->blocks, claims->block_count, sizeof *claims->blocks, by_offset);
 	for (size_t i = 0; !result && i < claims->block_count && !builder->stop; i++) {
 		const struct block_record *record = &claims->blocks[i].record;
 		struct place place = {record->offset, NEW_PACK, record->length, NOWHERE};

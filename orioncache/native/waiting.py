@@ -11,8 +11,8 @@ def call(step: Callable[[], int], cancel: Callable[[], None], watch: Callable[[]
 
     Args:
         step: blocks without the interpreter's lock.
-        cancel: makes it return soon; called when an exception ends the waiting. That goes on when the step has
-            returned.
+        cancel: makes it return soon; called when an exception ends the waiting; that goes on when the
+            step has returned.
         watch: called every ``POLL`` seconds.
     """
     results: list[int] = []

@@ -30,8 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     build = commands.add_parser(
         "build",
         help="make a release of a directory",
-        description="Makes a release of a directory. Only what changed since an earlier one is\n"
-        "read, and only what the store has not yet is written. A build that was killed is gone on with by the next.",
+        description="Makes a release of a directory. Only what changed since an earlier one is read, and\n"
+        "only what is new is written. The next build goes on with one that was killed.",
         epilog="Examples:\n"
         "  orioncache release build /srv/root /srv/store --name debian\n"
         "  orioncache release build /srv/root /srv/store --exclude '*.pyc' --exclude /tmp/'*'",
