@@ -191,7 +191,7 @@ def run(args: argparse.Namespace) -> int:
     accel, remark = choose_accel(args.accel, virtual=args.clock == "virtual")
     if remark:
         print(remark, file=sys.stderr)
-    scene = prepare(args, accel)
+    scene = prepare(args, accel, released=any(variant.released for variant in variants))
     if args.dry_run:
         return _print_commands(args, scene, runs)
     return _measure(args, scene, runs)
@@ -202,13 +202,14 @@ def _check_output(path: Path | None) -> None:
         raise UserError(f"{path} cannot be written", "name a file in a directory that exists")
 
 
-def prepare(args: argparse.Namespace, accel: str) -> Scene:
-    """Kernel, image, root and workload, built where they are not there yet.
+def prepare(args: argparse.Namespace, accel: str, *, released: bool) -> Scene:
+    """Kernel, image, root, workload and, if wanted, a release of the root, where they are not there yet.
 
     Raises:
         UserError: one of them is not fit, or cannot be built.
     """
     from orioncache.bench.image import bench_image  # noqa: PLC0415
+    from orioncache.bench.released import bench_release  # noqa: PLC0415
     from orioncache.bench.root import check_root, debian_root, disk_image  # noqa: PLC0415
     from orioncache.bench.workload import inject  # noqa: PLC0415
     from orioncache.initramfs.build import build_initramfs  # noqa: PLC0415
@@ -222,12 +223,15 @@ def prepare(args: argparse.Namespace, accel: str) -> Scene:
     root = check_root(args.root or debian_root(), init)
     injection = inject(root, args.workload)
     initramfs = build_initramfs()
+    release = bench_release(root.path) if released else None
     return Scene(
         kernel=kernel,
         initramfs=initramfs,
         initrd=bench_image(injection.files, node_image=initramfs),
         root=root.path,
         disk=disk_image(root.path),
+        release=release,
+        release_disk=disk_image(release) if release else None,
         init=injection.init,
         append=[word for word in append if not word.startswith("init=")],
         servers=args.servers,

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -45,9 +45,14 @@ NFSv4 {{
     RecoveryBackend = fs;
     RecoveryRoot = "{recovery}";
 }}
+LOG {{
+    Default_Log_Level = EVENT;
+}}
+"""
+EXPORT = """
 EXPORT {{
-    Export_Id = 1;
-    Path = "{export}";
+    Export_Id = {number};
+    Path = "{path}";
     Pseudo = "{pseudo}";
     Protocols = 4;
     Transports = TCP;
@@ -58,9 +63,6 @@ EXPORT {{
         Name = VFS;
     }}
 }}
-LOG {{
-    Default_Log_Level = EVENT;
-}}
 """
 
 
@@ -68,38 +70,34 @@ class Ganesha:
     """One nfs-ganesha process; a context manager that yields itself once the server answers.
 
     Attributes:
-        export: the directory on this machine.
-        pseudo: the path under which clients mount it (``server:/export``).
+        exports: directories on this machine, by the paths that clients mount (``server:/export``).
         address: where it listens.
         log: its log file, gone with the server.
     """
 
     def __init__(
         self,
-        export: Path,
+        exports: Mapping[str, Path],
         *,
         namespace: str | None = None,
         address: str = "127.0.0.1",
         port: int = NFS_PORT,
-        pseudo: str = "/export",
         name: str = "",
     ) -> None:
         """Prepares a server.
 
         Args:
-            export: the directory to export, read-only.
+            exports: the directories to export, read-only, by the paths that clients mount.
             namespace: network namespace to run in; None for this process's.
             address: of the namespace, to listen on.
             port: TCP port.
-            pseudo: path that clients mount.
             name: host name of the server; by default made of address and port. A client takes two servers of
                 one name for one server with two addresses (RFC 8881, 2.10.5), and never asks the second.
         """
-        self.export = export.resolve()
+        self.exports = {pseudo: path.resolve() for pseudo, path in exports.items()}
         self.namespace = namespace
         self.address = address
         self.port = port
-        self.pseudo = pseudo
         self.name = name or f"server-{address.replace('.', '-').replace(':', '-')}-{port}"
         self._process: subprocess.Popen[bytes] | None = None
         self._directory: Path | None = None
@@ -116,8 +114,9 @@ class Ganesha:
         return self._process is not None and self._process.poll() is None
 
     def __enter__(self) -> Self:
-        if not self.export.is_dir():
-            raise UserError(f"{self.export} is no directory to export", "give an existing one")
+        for path in self.exports.values():
+            if not path.is_dir():
+                raise UserError(f"{path} is no directory to export", "give an existing one")
         _sweep()
         self._directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         try:
@@ -168,15 +167,12 @@ class Ganesha:
         recovery = self._directory / "recovery"
         recovery.mkdir(exist_ok=True)
         config = self._directory / "config"
-        config.write_text(
-            CONFIG.format(
-                port=self.port,
-                address=self.address,
-                recovery=recovery,
-                export=self.export,
-                pseudo=self.pseudo,
-            )
-        )
+        exports = [
+            EXPORT.format(number=number, path=path, pseudo=pseudo)
+            for number, (pseudo, path) in enumerate(self.exports.items(), 1)
+        ]
+        general = CONFIG.format(port=self.port, address=self.address, recovery=recovery)
+        config.write_text(general + "".join(exports))
         command = self._command()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -267,13 +263,10 @@ def _sweep() -> None:
 
 
 @contextlib.contextmanager
-def servers(lan: Lan, exports: Sequence[Path], pseudo: str = "/export") -> Iterator[list[Ganesha]]:
-    """One server for each namespace of the network, all answering; exports are given out in turn."""
+def servers(lan: Lan, exports: Mapping[str, Path]) -> Iterator[list[Ganesha]]:
+    """One server for each namespace of the network, all answering, all with the same exports."""
     with contextlib.ExitStack() as stack:
-        started = []
-        for index, (space, address) in enumerate(zip(lan.servers, lan.addresses, strict=True)):
-            export = exports[index % len(exports)]
-            started.append(
-                stack.enter_context(Ganesha(export, namespace=space, address=address, pseudo=pseudo))
-            )
-        yield started
+        yield [
+            stack.enter_context(Ganesha(exports, namespace=space, address=address))
+            for space, address in zip(lan.servers, lan.addresses, strict=True)
+        ]

@@ -20,6 +20,7 @@ class Variant:
         source: where the root comes from: ``nfs`` (one server, mounted as the overlay's lower layer),
             ``orion`` (the cache over all servers) or ``ram`` (a copy in the guest's memory, made before the
             clock starts).
+        released: the servers export a release of the root, and not the tree itself.
         nfs_options: mount options besides those that the node's init gives to every NFS mount, with commas.
         readahead_kb: of the NFS mounts, set once they are there; None leaves the kernel's.
         words: further words for the kernel command line.
@@ -28,6 +29,7 @@ class Variant:
     name: str
     help: str
     source: str
+    released: bool = False
     nfs_options: str = ""
     readahead_kb: int | None = None
     words: Sequence[str] = ()
@@ -67,7 +69,10 @@ VARIANTS: Mapping[str, Variant] = {
             nfs_options="nconnect=4,rsize=1048576,noatime",
             readahead_kb=2048,
         ),
-        Variant("orion", "the FUSE cache over all servers", "orion"),
+        Variant(
+            "orion", "the cache over all servers, which have a release of the root", "orion", released=True
+        ),
+        Variant("orion-live", "the cache over all servers, which have the plain tree", "orion"),
         Variant("ram", "the whole root in RAM before the clock starts: the limit", "ram"),
     )
 }

@@ -293,6 +293,15 @@ def _walk(top: Path) -> Iterator[tuple[bytes, os.stat_result]]:
             yield where, os.stat(name, dir_fd=descriptor, follow_symlinks=False)
 
 
+def fingerprint(root: Path) -> str:
+    """A name for a tree that follows from its names, attributes and times.
+
+    Raises:
+        UserError: another file system is mounted inside the tree.
+    """
+    return _census(root).fingerprint
+
+
 def _census(root: Path) -> _Census:
     census = _Census()
     device = root.stat().st_dev

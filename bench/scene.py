@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from orioncache.bench.plan import Variant
+
 MIB = 1 << 20
 
 # Besides the root: the kernel, a server's page cache, the node's processes, its overlay and its cache.
@@ -23,6 +25,8 @@ class Scene:
         initrd: the same with the bench's behind it.
         root: the node's root as a directory.
         disk: the same as an ext4 image.
+        release: a release of it, as a directory; None if no variant wants one.
+        release_disk: the same as an ext4 image.
         init: path of the root's init.
         append: what the user adds to the kernel command line.
         servers: how many.
@@ -35,9 +39,18 @@ class Scene:
     root: Path
     disk: Path
     init: str
+    release: Path | None = None
+    release_disk: Path | None = None
     append: Sequence[str] = ()
     servers: int = 2
     accel: str = "tcg"
+
+    def export(self, variant: Variant) -> tuple[Path, Path]:
+        """What the servers of a variant have, as a directory and as an image."""
+        if not variant.released:
+            return self.root, self.disk
+        assert self.release is not None and self.release_disk is not None
+        return self.release, self.release_disk
 
     @property
     def memory_mb(self) -> int:

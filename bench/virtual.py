@@ -32,7 +32,7 @@ def virtual_clock(scene: Scene) -> Iterator[Callable[[Run], Machine]]:
             memory_mb=scene.memory_mb,
             virtual=True,
             seed=run.number,
-            disk=scene.disk,
+            disk=scene.export(run.variant)[1],
         )
 
     yield machine

@@ -13,16 +13,21 @@ from orioncache.bench.qemu import Machine
 from orioncache.bench.scene import Scene
 
 EXPORT = "/export"
+RELEASE_EXPORT = "/release"
 
 
 @contextmanager
 def wall_clock(scene: Scene) -> Iterator[Callable[[Run], Machine]]:
     """Starts servers and network; yields what makes a machine of a run, for one machine at a time."""
     outside = netns.can_shape()
-    with netns.lan(scene.servers) as lan, ganesha.servers(lan, [scene.root], pseudo=EXPORT):
+    exports = {EXPORT: scene.root}
+    if scene.release is not None:
+        exports[RELEASE_EXPORT] = scene.release
+    with netns.lan(scene.servers) as lan, ganesha.servers(lan, exports):
 
         def machine(run: Run) -> Machine:
-            words = ["bench.clock=wall", *run.variant.command_line(lan.addresses, EXPORT)]
+            export = RELEASE_EXPORT if run.variant.released else EXPORT
+            words = ["bench.clock=wall", *run.variant.command_line(lan.addresses, export)]
             if outside:
                 lan.shape_node(shape(run.link))
             elif run.variant.source != "ram":

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <linux/magic.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -30,6 +31,8 @@ struct orion_engine {
 	size_t length;
 	uint32_t from; /* the server that gave it */
 	int device;
+	pthread_t checker;
+	bool checks; /* the checker was started */
 	uint64_t loaded_at, verified_at;
 	char sources[ORION_SERVERS_MAX][256];
 	char problem[512];
@@ -64,6 +67,8 @@ void orion_engine_destroy(struct orion_engine *engine)
 		return;
 	/* No new requests, then no more reads under way; what is left is ours alone. */
 	orion_session_destroy(engine->session);
+	if (engine->checks)
+		pthread_join(engine->checker, NULL);
 	orion_upstreams_destroy(engine->upstreams);
 	orion_fetch_destroy(engine->fetch);
 	orion_served_destroy(engine->served);
@@ -185,22 +190,10 @@ const struct orion_header *orion_engine_release(const struct orion_engine *engin
 	return engine->manifest.header;
 }
 
-int orion_engine_start(struct orion_engine *engine, int device)
+/* A thread that ends soon. */
+static void *check_others(void *argument)
 {
-	struct orion_session_options options = {.threads = engine->options.threads};
-
-	orion_served_options(engine->served, &options);
-
-	const int error = orion_session_create(&options, &engine->session);
-
-	if (error)
-		return error;
-	engine->device = device;
-	return orion_session_start(engine->session, device);
-}
-
-void orion_engine_check_others(struct orion_engine *engine)
-{
+	struct orion_engine *engine = argument;
 	const uint32_t count = orion_upstreams_count(engine->upstreams);
 
 	for (uint32_t server = 0; server < count; server++) {
@@ -226,6 +219,23 @@ void orion_engine_check_others(struct orion_engine *engine)
 		}
 		munmap(bytes, length);
 	}
+	return NULL;
+}
+
+int orion_engine_start(struct orion_engine *engine, int device)
+{
+	struct orion_session_options options = {.threads = engine->options.threads};
+
+	orion_served_options(engine->served, &options);
+
+	const int error = orion_session_create(&options, &engine->session);
+
+	if (error)
+		return error;
+	engine->device = device;
+	engine->checks = orion_upstreams_count(engine->upstreams) > 1 &&
+			 pthread_create(&engine->checker, NULL, check_others, engine) == 0;
+	return orion_session_start(engine->session, device);
 }
 
 struct orion_events *orion_engine_events(struct orion_engine *engine)

@@ -46,11 +46,9 @@ const char *orion_engine_problem(const struct orion_engine *engine);
 /* After orion_engine_load(). */
 const struct orion_header *orion_engine_release(const struct orion_engine *engine);
 
-/* Serves a mounted device in threads of its own, and takes it over. */
+/* Serves a mounted device in threads of its own, and takes it over. Meanwhile the other servers' manifests are compared
+ * with the one that is served; who has another is left out. */
 int orion_engine_start(struct orion_engine *engine, int device);
-/* Compares the other servers' manifests with the one that is served; leaves out who has another. Blocks, no longer than
- * a deadline for each. */
-void orion_engine_check_others(struct orion_engine *engine);
 
 struct orion_events *orion_engine_events(struct orion_engine *engine);
 /* Readable when the mount is gone. */

@@ -177,16 +177,22 @@ static struct iovec *advance(struct iovec *parts, size_t bytes)
 	return parts;
 }
 
-/* Fills all blocks of an attempt; flags as for preadv2(). */
-static int fill_blocks(const struct attempt *attempt, int fd, off_t offset, int flags)
+/* Fills all blocks of an attempt; flags as for preadv2(). scratch: by way of it, if not NULL. */
+static int fill_blocks(const struct attempt *attempt, int fd, off_t offset, int flags, uint8_t *scratch)
 {
 	struct iovec all[ORION_RUN_BLOCKS], *parts = all;
 	size_t left = attempt->bytes;
 
-	for (uint32_t i = 0; i < attempt->count; i++)
+	uint32_t count = attempt->count;
+
+	for (uint32_t i = 0; i < count; i++)
 		all[i] = (struct iovec){attempt->blocks[i]->bytes, attempt->blocks[i]->length};
+	if (scratch) {
+		all[0] = (struct iovec){scratch, attempt->bytes};
+		count = 1;
+	}
 	while (left) {
-		const ssize_t got = preadv2(fd, parts, (int)(all + attempt->count - parts), offset, flags);
+		const ssize_t got = preadv2(fd, parts, (int)(all + count - parts), offset, flags);
 
 		if (got < 0 && errno == EINTR)
 			continue;
@@ -196,6 +202,8 @@ static int fill_blocks(const struct attempt *attempt, int fd, off_t offset, int 
 		left -= (size_t)got;
 		offset += got;
 	}
+	for (uint32_t i = 0; scratch && i < attempt->count; scratch += attempt->blocks[i++]->length)
+		memcpy(attempt->blocks[i]->bytes, scratch, attempt->blocks[i]->length);
 	return 0;
 }
 
@@ -241,7 +249,8 @@ static int verify_blocks(struct attempt *attempt)
 	return error;
 }
 
-/* In a reader thread: reads straight into blocks, and keeps those that are good. */
+/* In a reader thread: reads straight into blocks, and keeps those that are good. Past the page cache it is by way of a
+ * scratch buffer: NFS sends a READ of its own for each part of a list that does not fill its pages. */
 static int run_attempt(struct orion_job *job, uint32_t server)
 {
 	struct attempt *attempt = (struct attempt *)job;
@@ -249,16 +258,18 @@ static int run_attempt(struct orion_job *job, uint32_t server)
 	const struct orion_place *place = &fetch->manifest->blocks[attempt->first];
 	const int fd = open_pack(fetch, place->pack, server);
 
+	uint8_t *scratch = attempt->count > 1 && orion_upstreams_direct(fetch->upstreams, server) ? job->scratch : NULL;
+
 	if (fd < 0)
 		return fd;
 	int error = create_blocks(attempt);
 
 	if (!error)
-		error = fill_blocks(attempt, fd, (off_t)place->offset, 0);
+		error = fill_blocks(attempt, fd, (off_t)place->offset, 0, scratch);
 	if (error == -ESTALE) {
 		error = reopen_pack(fetch, place->pack, server, fd);
 		if (!error)
-			error = fill_blocks(attempt, fd, (off_t)place->offset, 0);
+			error = fill_blocks(attempt, fd, (off_t)place->offset, 0, scratch);
 	}
 	if (error)
 		return error;
@@ -280,7 +291,7 @@ static bool run_at_once(struct attempt *attempt, uint32_t server, int *ret_error
 
 	pthread_mutex_unlock(&fetch->packs_lock);
 	/* Whatever goes wrong, a reader thread meets it again and deals with it. */
-	if (fd < 0 || create_blocks(attempt) || fill_blocks(attempt, fd, (off_t)place->offset, RWF_NOWAIT))
+	if (fd < 0 || create_blocks(attempt) || fill_blocks(attempt, fd, (off_t)place->offset, RWF_NOWAIT, NULL))
 		return false;
 	orion_upstreams_count_read(fetch->upstreams, server, attempt->bytes);
 	*ret_error = verify_blocks(attempt);
@@ -428,7 +439,7 @@ static int ask(struct orion_fetch *fetch, uint32_t first, uint32_t count, uint32
 	if (!attempt)
 		return -ENOMEM;
 	attempt->job = (struct orion_job){
-		.run = run_attempt, .finish = finish_attempt, .drop = drop_attempt, .urgent = urgent};
+		.run = run_attempt, .finish = finish_attempt, .drop = drop_attempt, .urgent = urgent, .measures = true};
 	attempt->fetch = fetch;
 	attempt->tried = tried | 1u << server;
 	attempt->first = first;

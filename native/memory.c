@@ -1,9 +1,12 @@
-/* Memory that stays. */
+/* Memory that stays, and the memory where a process has its name. */
 #define _GNU_SOURCE
 #include "orion.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 int orion_lock_memory(void)
 {
@@ -12,4 +15,30 @@ int orion_lock_memory(void)
 	if (errno != EINVAL)
 		return -errno;
 	return mlockall(MCL_CURRENT | MCL_FUTURE) == 0 ? 0 : -errno;
+}
+
+int orion_rename_process(const char *name)
+{
+	unsigned long begin = 0, end = 0;
+	char text[2048];
+	FILE *file = fopen("/proc/self/stat", "re");
+
+	if (!file)
+		return -EIO;
+	text[fread(text, 1, sizeof(text) - 1, file)] = 0;
+	fclose(file);
+
+	/* After the command's name, which may hold anything: where the arguments begin (field 48) and end (49). */
+	const char *field = strrchr(text, ')');
+
+	for (int number = 2; field && number < 48; number++)
+		field = strchr(field + 1, ' ');
+	if (!field || sscanf(field, " %lu %lu", &begin, &end) != 2)
+		return -EIO;
+	if (end <= begin || end - begin <= strlen(name))
+		return 0;
+	memset((void *)begin, 0, end - begin);
+	memcpy((void *)begin, name, strlen(name));
+	prctl(PR_SET_NAME, name[0] == '@' ? name + 1 : name, 0, 0, 0);
+	return 0;
 }

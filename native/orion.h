@@ -58,4 +58,8 @@ int orion_block_unpack(const uint8_t *packed, size_t packed_length,
  */
 int orion_lock_memory(void);
 
+/* Writes another command line over the process's own, where the kernel shows it, and names the process so (without a
+ * leading '@'). Does nothing if the name is longer than what is there. -EIO if /proc cannot be read. */
+int orion_rename_process(const char *name);
+
 #endif

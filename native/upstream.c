@@ -102,8 +102,10 @@ static int start_thread(struct server *server)
 	return -error;
 }
 
-static void note_latency(struct server *server, uint64_t latency)
+static void note_latency(struct server *server, const struct orion_job *job, uint64_t latency)
 {
+	if (!job->measures)
+		return;
 	server->latencies[server->latency_count++ % LATENCIES] = latency;
 	/* A running minimum: what waits in no queue is the network's; it forgets by a sixteenth each time. */
 	if (!server->round_trip || latency < server->round_trip)
@@ -126,9 +128,10 @@ static void *serve(void *argument)
 {
 	struct server *server = argument;
 	struct orion_upstreams *all = server->all;
+	uint8_t *scratch = mmap(NULL, ORION_SCRATCH, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	pthread_mutex_lock(&all->lock);
-	for (;;) {
+	while (scratch != MAP_FAILED) {
 		struct queue *queue = server->urgent.first ? &server->urgent : &server->other;
 		struct orion_job *job = queue->first;
 
@@ -146,6 +149,7 @@ static void *serve(void *argument)
 		server->queued--;
 		append(&server->running, job);
 		job->running = true;
+		job->scratch = scratch;
 		job->ahead = !job->urgent;
 		server->ahead += job->ahead;
 		job->since = orion_now_ns();
@@ -166,7 +170,7 @@ static void *serve(void *argument)
 			take(&server->running, job);
 			job->finished = true;
 			if (!error)
-				note_latency(server, server->last_end - job->since);
+				note_latency(server, job, server->last_end - job->since);
 		}
 		pthread_mutex_unlock(&all->lock);
 		if (!too_late)
@@ -178,6 +182,8 @@ static void *serve(void *argument)
 	server->threads--;
 	pthread_cond_broadcast(&all->ended);
 	pthread_mutex_unlock(&all->lock);
+	if (scratch != MAP_FAILED)
+		munmap(scratch, ORION_SCRATCH);
 	return NULL;
 }
 

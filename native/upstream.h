@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #define ORION_SERVERS_MAX 16
+#define ORION_SCRATCH (1u << 20)
 
 enum orion_server_state {
 	ORION_UP,
@@ -39,13 +40,15 @@ struct orion_upstreams;
 
 /* Something that may block on one server. Lives until drop(), which comes after both finish() and the end of run(). */
 struct orion_job {
-	/* In a reader thread of the server: 0 or a negative errno. */
+	/* In a reader thread of the server: 0 or a negative errno. It may use scratch. */
 	int (*run)(struct orion_job *job, uint32_t server);
 	/* Once, with run()'s result from the reader thread, or with -ETIMEDOUT from the deadlines' thread while run() may
 	 * still be under way. May submit other jobs. */
 	void (*finish)(struct orion_job *job, int error);
 	void (*drop)(struct orion_job *job);
 	bool urgent; /* before those that are not */
+	bool measures; /* its latency says what a round trip costs */
+	uint8_t *scratch; /* ORION_SCRATCH bytes of the thread's own, on a page's boundary */
 
 	/* The upstreams' own. */
 	struct orion_job *next, *previous;

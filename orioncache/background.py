@@ -1,13 +1,18 @@
 """Going to the background once the work is under way, and not before."""
 
-import contextlib
-import logging
+from __future__ import annotations
+
 import os
-import signal
 import sys
-from collections.abc import Callable
 
 from orioncache.errors import UserError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # Neither this nor anything else that a node's boot would have to wait for.
+    from collections.abc import Callable
+
+SIGTERM = 15
 
 # Separates message and mend in what the child tells.
 _BETWEEN = "\0"
@@ -45,13 +50,21 @@ def run_in_background(
         work(ready)
         code = 0
     except UserError as error:
-        with contextlib.suppress(OSError):
-            os.write(writing, f"{error.message}{_BETWEEN}{error.mend}".encode())
+        _tell(writing, f"{error.message}{_BETWEEN}{error.mend}")
     except BaseException:
+        import logging  # noqa: PLC0415
+
         # Logged, for once it is ready there is no standard error; and the parent's code must not run on here.
         logging.getLogger("orioncache").exception("the cache failed")
     finally:
         os._exit(code)
+
+
+def _tell(pipe: int, text: str) -> None:
+    try:
+        os.write(pipe, text.encode())
+    except OSError:
+        return  # it was ready, and the parent has gone
 
 
 def _wait(child: int, reading: int) -> None:
@@ -60,7 +73,7 @@ def _wait(child: int, reading: int) -> None:
         try:
             said = pipe.read()
         except KeyboardInterrupt:
-            os.kill(child, signal.SIGTERM)
+            os.kill(child, SIGTERM)
             os.waitpid(child, 0)
             raise
     if said == b"ready":

@@ -6,17 +6,23 @@ path of the root that it serves: descriptors and working directory are taken whi
 files stay, is still the root.
 """
 
-import ctypes
-import dataclasses
-import logging
-import os
-import signal
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from __future__ import annotations
 
+import os
+import sys
+import time
+
+from orioncache import options
 from orioncache.background import run_in_background
+from orioncache.control.listening import listen
 from orioncache.errors import UserError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from orioncache.native.engine import Engine
+    from orioncache.options import Options
 
 CONTROL_SOCKET = "/run/orion/control.sock"
 
@@ -25,21 +31,17 @@ OMITTED = "/run/sendsigs.omit.d/orion"
 
 # systemd spares processes of root whose first argument begins with '@'
 # (https://systemd.io/ROOT_STORAGE_DAEMONS).
-NAME = b"@orioncache"
-
-# <sys/prctl.h>
-_PR_SET_NAME = 15
+NAME = "@orioncache"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Starts the cache of a node; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="orioncache: %(message)s")
     if len(arguments) < 2:
         print("usage: python3 -m orioncache.node SERVERDIR [SERVERDIR…] MOUNTPOINT", file=sys.stderr)
         return 2
     *sources, mountpoint = arguments
     try:
-        run_in_background(lambda ready: _serve(sources, mountpoint, ready), _stay_alive)
+        run_in_background(lambda ready: _serve(sources, mountpoint, ready))
     except UserError as error:
         print(error.lines(), file=sys.stderr)
         return error.code
@@ -47,26 +49,56 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _serve(sources: Sequence[str], mountpoint: str, ready: Callable[[], None]) -> None:
+    born = time.monotonic()
+    with open("/proc/cmdline", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+        settings = options.collect(command_line=file.read(), environment=os.environ)
+    if not settings.control:
+        settings = settings.replace(control=CONTROL_SOCKET)
+    if settings.engine == "native":
+        from orioncache.fs import native_release  # noqa: PLC0415
+
+        engine = native_release.start(sources, mountpoint, settings)
+        if engine is not None:
+            # While /dev, /proc and /run are ours: the node's root takes them with it.
+            log, control = _open_log(), listen(settings.control)
+            _stay_alive()
+            ready()
+            # What follows is for people, and slower to import than all before: not while a node boots.
+            _sleep_until_needed(control, engine)
+            from orioncache.fs.native_serving import ReleaseCache  # noqa: PLC0415
+            from orioncache.kernel_log import log_to_kernel  # noqa: PLC0415
+
+            log_to_kernel(log)
+            cache = ReleaseCache(engine, sources, mountpoint, settings, control=control, born=born)
+            cache.serve(lambda: None, stop_on=())
+            return
+    _serve_with_pyfuse3(sources, mountpoint, settings, ready)
+
+
+def _sleep_until_needed(control: int, engine: Engine) -> None:
+    """Until somebody connects to the control socket, something happens, or the mount is gone."""
+    import select  # noqa: PLC0415
+
+    waiting = select.poll()
+    for fd in (control, engine.events_fd(), engine.ended_fd()):
+        waiting.register(fd, select.POLLIN)
+    waiting.poll()
+
+
+def _serve_with_pyfuse3(
+    sources: Sequence[str], mountpoint: str, settings: Options, ready: Callable[[], None]
+) -> None:
     import trio  # noqa: PLC0415
 
-    from orioncache import native, options  # noqa: PLC0415
     from orioncache.fs import mounting  # noqa: PLC0415
     from orioncache.fs.serving import Cache  # noqa: PLC0415
+    from orioncache.kernel_log import log_to_kernel  # noqa: PLC0415
     from orioncache.upstream import ProcPaths  # noqa: PLC0415
 
     mountpoint = mounting.check(sources, mountpoint)
     sources = [os.path.realpath(source) for source in sources]
-    words = Path("/proc/cmdline").read_text(encoding="utf-8", errors="replace")
-    settings = options.collect(command_line=words, environment=os.environ)
-    if not settings.control:
-        settings = dataclasses.replace(settings, control=CONTROL_SOCKET)
-    _log_to_kernel()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    try:
-        native.lock_memory()
-    except OSError as error:
-        logging.getLogger("orioncache").warning("memory is not locked: %s", error.strerror)
+    log_to_kernel(_open_log())
+    _stay_alive()
     cache = Cache(sources, mountpoint, settings, ProcPaths(from_working_directory=True))
 
     async def run() -> None:
@@ -77,53 +109,42 @@ def _serve(sources: Sequence[str], mountpoint: str, ready: Callable[[], None]) -
 
 def _stay_alive() -> None:
     """Keeps away from those who end processes: the kernel when memory is short, init at shutdown."""
+    from _signal import SIG_IGN, SIGHUP, SIGINT, SIGTERM, signal  # noqa: PLC0415  # signal itself imports enum
+
+    from orioncache import native  # noqa: PLC0415
+
+    for number in (SIGTERM, SIGINT, SIGHUP):
+        signal(number, SIG_IGN)
     try:
-        Path("/proc/self/oom_score_adj").write_text("-1000\n", encoding="ascii")
+        native.lock_memory()
+    except OSError as error:
+        _complain(f"memory is not locked: {error.strerror}")
+    try:
+        _write("/proc/self/oom_score_adj", "-1000\n")
     except PermissionError:
         # In a container root may not; on a node it may.
-        logging.getLogger("orioncache").info("the kernel may end this process when memory is short")
-    omitted = Path(OMITTED)
-    omitted.parent.mkdir(parents=True, exist_ok=True)
-    omitted.write_text(f"{os.getpid()}\n", encoding="ascii")
-    _rename(NAME)
+        _complain("the kernel may end this process when memory is short")
+    os.makedirs(os.path.dirname(OMITTED), exist_ok=True)  # noqa: PTH103,PTH120
+    _write(OMITTED, f"{os.getpid()}\n")
+    native.rename_process(NAME)
 
 
-def _rename(name: bytes) -> None:
-    """Writes another command line over our own, where the kernel shows it."""
-    # After the command's name, which may hold anything: where the arguments begin (field 48) and end (49).
-    fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
-    begin, end = int(fields[45]), int(fields[46])
-    if end - begin <= len(name):
-        return
-    ctypes.memset(begin, 0, end - begin)
-    ctypes.memmove(begin, name, len(name))
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.lstrip(b"@"), 0, 0, 0)
-
-
-class _KernelLog(logging.Handler):
-    """Log records for the kernel's log, which needs no daemon of the root that we serve."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._fd = os.open("/dev/kmsg", os.O_WRONLY | os.O_CLOEXEC)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Writes one record, with syslog's number for its severity."""
-        severity = 3 if record.levelno >= logging.ERROR else 4 if record.levelno >= logging.WARNING else 6
-        text = f"<{severity}>orioncache: {self.format(record)}".replace("\n", " | ")
-        try:
-            # Without a newline at its end the kernel would keep it back until the next message.
-            os.write(self._fd, text.encode(errors="backslashreplace")[:900] + b"\n")
-        except OSError:
-            self.handleError(record)
-
-
-def _log_to_kernel() -> None:
+def _open_log() -> int | None:
     try:
-        handler = _KernelLog()
+        return os.open("/dev/kmsg", os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
-        return  # Standard error has to do, until it is let go.
-    logging.getLogger().handlers[:] = [handler]
+        return None
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as file:  # noqa: PTH123
+        file.write(text)
+
+
+def _complain(text: str) -> None:
+    import logging  # noqa: PLC0415
+
+    logging.getLogger("orioncache").warning(text)
 
 
 if __name__ == "__main__":

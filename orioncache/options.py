@@ -3,20 +3,23 @@
 From one declaration derive the flag (``--cache-size``), the key in a TOML file (``cache_size``), the
 environment variable (``ORION_CACHE_SIZE``) and the kernel command line's word (``orion.cache_size=``). Later
 ones win, in the order default, TOML, kernel command line, environment, flag.
+
+A node's boot waits for this module: it is written without dataclasses, re, typing and pathlib, each of which
+takes longer to import than all the rest of the daemon's start.
 """
 
-import dataclasses
+from __future__ import annotations
+
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from orioncache.errors import UserError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    # A node has no command line of its own, and starts quickly.
     import argparse
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+    from typing import Any
 
 # Each is a thread, for which the server's NFS client wants a slot as well.
 MAX_READERS = 256
@@ -24,9 +27,6 @@ MAX_READERS = 256
 # As orioncache.native.engine has them, which is not imported for a --help.
 READ_AROUND_AUTO = -1
 MAX_READ_AROUND = 8 << 20
-
-# A word of the kernel's command line: white space ends it, except between double quotes.
-KERNEL_WORD = re.compile(r'(?:[^\s"]|"[^"]*(?:"|$))+')
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -96,7 +96,6 @@ def _threads(text: str) -> int:
     return value
 
 
-@dataclasses.dataclass(frozen=True)
 class Option:
     """One option of a running cache.
 
@@ -107,10 +106,11 @@ class Option:
         help: one line.
     """
 
-    field: str
-    parse: Callable[[str], Any]
-    metavar: str
-    help: str
+    def __init__(self, field: str, parse: Callable[[str], Any], metavar: str, help: str) -> None:
+        self.field = field
+        self.parse = parse
+        self.metavar = metavar
+        self.help = help
 
     @property
     def flag(self) -> str:
@@ -118,7 +118,6 @@ class Option:
         return "--" + self.field.replace("_", "-")
 
 
-@dataclasses.dataclass(frozen=True)
 class Options:
     """Values of all options; the defaults are here.
 
@@ -149,6 +148,21 @@ class Options:
     key: str = ""
     verify: str = "on"
 
+    def __init__(self, **values: Any) -> None:  # noqa: ANN401
+        for option in OPTIONS:
+            setattr(self, option.field, values.pop(option.field, getattr(Options, option.field)))
+        if values:
+            raise TypeError(f"no such option: {', '.join(values)}")
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Options) and vars(self) == vars(other)
+
+    def replace(self, **changes: Any) -> Options:  # noqa: ANN401
+        """The same options with other values for some."""
+        return Options(**{**vars(self), **changes})
+
 
 OPTIONS: Sequence[Option] = (
     Option("block_size", _power_of_two, "SIZE", "bytes in one cache block and one upstream read"),
@@ -167,11 +181,13 @@ OPTIONS: Sequence[Option] = (
 )
 
 
-def add_arguments(parser: "argparse.ArgumentParser") -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares a flag for each option, and ``--config``."""
     group = parser.add_argument_group(
         "cache options", "also as TOML key, ORION_… variable and orion.… kernel argument"
     )
+    from pathlib import Path  # noqa: PLC0415
+
     group.add_argument("--config", metavar="FILE", type=Path, help="TOML file with these options")
     for option in OPTIONS:
         default = getattr(Options, option.field)
@@ -179,7 +195,7 @@ def add_arguments(parser: "argparse.ArgumentParser") -> None:
         group.add_argument(option.flag, metavar=option.metavar, help=option.help + shown)
 
 
-def from_arguments(args: "argparse.Namespace", environment: Mapping[str, str] = os.environ) -> Options:
+def from_arguments(args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Options:
     """Options from parsed flags, the environment and the file that ``--config`` names."""
     flags = {option.field: value for option in OPTIONS if (value := getattr(args, option.field)) is not None}
     return collect(toml=args.config, environment=environment, flags=flags)
@@ -212,8 +228,8 @@ def collect(
         if key not in known:
             raise UserError(f"{toml}: unknown key '{key}'", f"known are {', '.join(known)}")
         take(key, str(value), f"{toml}: {key}")
-    for word in KERNEL_WORD.findall(command_line):
-        key, _, text = word.replace('"', "").partition("=")
+    for word in _kernel_words(command_line):
+        key, _, text = word.partition("=")
         # The kernel takes - and _ in a name for the same.
         field = key.removeprefix("orion.").replace("-", "_")
         if key.startswith("orion.") and field in known:
@@ -225,6 +241,21 @@ def collect(
     for field, text in (flags or {}).items():
         take(field, text, known[field].flag)
     return Options(**values)
+
+
+def _kernel_words(line: str) -> Iterator[str]:
+    """The kernel command line's words, without quotes: white space ends one, except between double quotes."""
+    word, quoted = "", False
+    for character in line + " ":
+        if character == '"':
+            quoted = not quoted
+        elif quoted or not character.isspace():
+            word += character
+        elif word:
+            yield word
+            word = ""
+    if word:
+        yield word
 
 
 def _toml_items(path: Path | None) -> Sequence[tuple[str, Any]]:

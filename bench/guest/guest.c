@@ -139,12 +139,12 @@ static void send_file(const char *name, const char *path)
 	close(fd);
 }
 
-/* The cache's status, if there is a cache; its socket is answered from RAM, so two seconds are ample. */
+/* The cache's status, if there is a cache. It asks no server, but what answers is only imported now. */
 static void send_cache_status(void)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	static const char request[] = "{\"op\":\"status\"}\n";
-	const struct timeval deadline = { .tv_sec = 2 };
+	const struct timeval deadline = { .tv_sec = 10 };
 
 	memcpy(address.sun_path, CONTROL, sizeof(CONTROL));
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);

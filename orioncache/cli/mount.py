@@ -12,14 +12,13 @@ Examples:
 """
 
 import argparse
-import dataclasses
 import logging
 import signal
 from collections.abc import Callable
 
 from orioncache import options
 from orioncache.background import run_in_background
-from orioncache.control import socket_path
+from orioncache.control.places import socket_path
 from orioncache.errors import UserError
 from orioncache.options import Options
 
@@ -43,7 +42,7 @@ def _run(args: argparse.Namespace) -> int:
 
     mountpoint = mounting.check(sources, args.mountpoint)
     if not settings.control:
-        settings = dataclasses.replace(settings, control=socket_path(mountpoint))
+        settings = settings.replace(control=socket_path(mountpoint))
 
     def serve(ready: Callable[[], None]) -> None:
         _serve(sources, mountpoint, settings, ready)
@@ -84,29 +83,11 @@ def _serve_release(
     """Serves a release with the native engine; False, having done nothing, if the sources are none."""
     from orioncache.fs import mounting, native_release  # noqa: PLC0415
     from orioncache.fs.native_serving import ReleaseCache  # noqa: PLC0415
-    from orioncache.native.engine import Engine  # noqa: PLC0415
-    from orioncache.native.mount import widen_readahead  # noqa: PLC0415
     from orioncache.release.holding import hold_meanwhile  # noqa: PLC0415
-    from orioncache.release.key import read_public_key  # noqa: PLC0415
 
-    key = read_public_key(settings.key) if settings.key and settings.verify == "on" else None
-    engine = Engine(
-        cache_size=settings.cache_size,
-        compressed_size=settings.compressed_size,
-        deadline=settings.read_timeout,
-        readers=settings.readers,
-        read_around=settings.read_around,
-        key=key,
-    )
-    if not native_release.open_engine(sources, engine):
-        if key is not None:
-            raise UserError(
-                f"{sources[0]} is no release, so nothing of it is signed", native_release.UNSIGNED
-            )
+    engine = native_release.start(sources, mountpoint, settings, mounting.mount)
+    if engine is None:
         return False
-    engine.start(mounting.mount(",".join(sources), mountpoint))
-    # Where /sys is not ours to write, the kernel reads 128 KiB ahead.
-    widen_readahead(mountpoint)
     hold_meanwhile(sources)
     ReleaseCache(engine, sources, mountpoint, settings).serve(ready, stop_on=ends)
     engine.close()

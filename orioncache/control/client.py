@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from orioncache.control import socket_directory, socket_path
+from orioncache.control.places import socket_directory, socket_path
 from orioncache.errors import UserError
 
 # Seconds within which a cache must answer: it does so without asking any server.

@@ -1,10 +1,8 @@
 """The socket's end in a running cache: a thread that nothing else can hold up."""
 
 import contextlib
-import errno
 import json
 import logging
-import os
 import socket
 import threading
 from collections.abc import Callable
@@ -12,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from orioncache.control import REQUEST_BYTES
-from orioncache.errors import UserError
+from orioncache.control.listening import listen
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +25,19 @@ class ControlServer:
     and requests must be answered just then.
     """
 
-    def __init__(self, path: str, status: Callable[[], dict[str, object]]) -> None:
+    def __init__(
+        self, path: str, status: Callable[[], dict[str, object]], listening: int | None = None
+    ) -> None:
         """Prepares, without doing anything.
 
         Args:
             path: where the socket shall be.
             status: gives the answer to ``status``; called in the thread.
+            listening: the socket, if it has been made already.
         """
         self.path = path
         self._status = status
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listening = listening
 
     def __enter__(self) -> "ControlServer":
         """Listens.
@@ -44,20 +45,7 @@ class ControlServer:
         Raises:
             UserError: the socket cannot be made there, or another cache listens on it.
         """
-        try:
-            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-            _remove_stale(self.path)
-            mask = os.umask(0o177)
-            try:
-                self._socket.bind(self.path)
-            finally:
-                os.umask(mask)
-        except OSError as error:
-            self._socket.close()
-            raise UserError(
-                f"control socket {self.path}: {error.strerror or error}", "choose another with --control"
-            ) from None
-        self._socket.listen(16)
+        self._socket = socket.socket(fileno=listen(self.path) if self._listening is None else self._listening)
         threading.Thread(target=self._serve, name="control", daemon=True).start()
         return self
 
@@ -105,19 +93,3 @@ def _request(client: socket.socket) -> bytes:
             break
         request += more
     return request
-
-
-def _remove_stale(path: str) -> None:
-    """Removes a socket that nobody listens on; nothing else."""
-    if not Path(path).is_socket():
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(CLIENT_TIMEOUT)
-        try:
-            probe.connect(path)
-        except FileNotFoundError:
-            return
-        except ConnectionRefusedError:
-            Path(path).unlink()
-            return
-    raise FileExistsError(errno.EEXIST, "another cache listens on it")

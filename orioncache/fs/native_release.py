@@ -3,13 +3,22 @@
 A node's boot waits for this: nothing that is slow to import is used here.
 """
 
+from __future__ import annotations
+
 import errno
 import os
-from collections.abc import Sequence
 
 from orioncache.errors import UserError
 from orioncache.native.engine import Engine, LoadError
+from orioncache.native.mount import mount, widen_readahead
 from orioncache.release.detect import PACKS
+from orioncache.release.key import read_public_key
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from orioncache.options import Options
 
 AGAIN = "copy the release to the server again, or build it again"
 UNSIGNED = "sign it with orioncache release sign, or say verify=off if you trust it as it is"
@@ -22,42 +31,74 @@ MENDS = {
 }
 
 
-def open_engine(sources: Sequence[str], engine: Engine) -> bool:
-    """Gives an engine its servers, and has it get the manifest.
+def start(
+    sources: Sequence[str],
+    mountpoint: str,
+    options: Options,
+    mount_on: Callable[[str, str], int] = mount,
+) -> Engine | None:
+    """Serves a release; None, having done nothing, if the sources hold plain trees.
 
-    Returns:
-        Whether there is a release; if not, the sources are plain trees, and the engine was closed.
+    Args:
+        sources: the servers' directories.
+        mountpoint: where to serve it.
+        options: as given by the user.
+        mount_on: mounts a source's name on a path, and returns the device.
 
     Raises:
-        UserError: no server has a manifest that can be believed.
+        UserError: no server has a manifest that can be believed, or it cannot be mounted.
     """
-    plain = True
+    key = read_public_key(options.key) if options.key and options.verify == "on" else None
+    engine = Engine(
+        cache_size=options.cache_size,
+        compressed_size=options.compressed_size,
+        deadline=options.read_timeout,
+        readers=options.readers,
+        read_around=options.read_around,
+        key=key,
+    )
+    try:
+        if not _load(engine, sources, must=key is not None):
+            engine.close()
+            return None
+        engine.start(mount_on(",".join(sources), mountpoint))
+    except OSError as error:
+        engine.close()
+        raise UserError(f"cannot mount on {mountpoint}: {error.strerror}", "is /dev/fuse there?") from None
+    except BaseException:
+        engine.close()
+        raise
+    # Where /sys is not ours to write, the kernel reads 128 KiB ahead.
+    widen_readahead(mountpoint)
+    return engine
+
+
+def _load(engine: Engine, sources: Sequence[str], *, must: bool) -> bool:
+    """Gives an engine its servers, and has it get the manifest; whether there is one, as there must be."""
     for source in sources:
         try:
             fd = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise UserError(
-                f"{source}: {error.strerror}", "a source is a directory, or where NFS is mounted"
-            ) from None
+            mend = "a source is a directory, or where NFS is mounted"
+            raise UserError(f"{source}: {error.strerror}", mend) from None
         engine.add(fd, source)
     try:
         engine.load()
     except LoadError as error:
-        if error.number in (errno.ENOENT, errno.EINVAL):
-            plain = not any(_has_packs(source) for source in sources)
-        else:
-            plain = False
-        engine.close()
-        if not plain:
-            mend = MENDS.get(error.number, "check the servers and the network")
-            raise UserError(str(error), mend) from None
-        return False
+        missing = error.number in (errno.ENOENT, errno.EINVAL)
+        if missing and not any(_has_packs(source) for source in sources):
+            if must:
+                message = f"{sources[0]} is no release, so nothing of it is signed"
+                raise UserError(message, UNSIGNED) from None
+            return False
+        mend = MENDS.get(error.number, "check the servers and the network")
+        raise UserError(str(error), mend) from None
     return True
 
 
 def _has_packs(source: str) -> bool:
     try:
-        os.stat(os.path.join(source, PACKS))  # noqa: PTH116,PTH118
+        os.stat(f"{source}/{PACKS}")  # noqa: PTH116
     except OSError:
         return False
     return True

@@ -25,14 +25,34 @@ class ReleaseCache:
         options: as given by the user.
     """
 
-    def __init__(self, engine: Engine, sources: Sequence[str], mountpoint: str, options: Options) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        sources: Sequence[str],
+        mountpoint: str,
+        options: Options,
+        *,
+        control: int | None = None,
+        born: float | None = None,
+    ) -> None:
+        """Takes over an engine that serves.
+
+        Args:
+            engine: started.
+            sources: the servers' directories.
+            mountpoint: where it is served.
+            options: as given by the user.
+            control: the listening control socket, if it has been made already.
+            born: when the process began, on the clock of ``time.monotonic()``; None: /proc is asked.
+        """
         self.sources = list(sources)
         self.mountpoint = mountpoint
         self.options = options
         self._engine = engine
+        self._control = control
         self._release = engine.release()
         self._started = time.monotonic()
-        self._born = _process_start()
+        self._born = _process_start() if born is None else born
         self._events = Events()
         self._asking = threading.Lock()
 
@@ -51,13 +71,12 @@ class ReleaseCache:
             for number in stop_on:
                 signal.signal(number, lambda *_: None)
             try:
-                with ControlServer(self.options.control, self.status):
+                with ControlServer(self.options.control, self.status, self._control):
                     self._events.info(
                         f"{self.mountpoint}: serving {self._release['name']} {self._release['version']} "
                         f"from {', '.join(self.sources)}"
                     )
                     ready()
-                    threading.Thread(target=self._engine.check_others, name="check", daemon=True).start()
                     self._wait(ours.fileno(), set(stop_on))
                     self._tell_events()
             finally:

@@ -97,3 +97,8 @@ def lock_memory() -> None:
     result = lib.orion_lock_memory()
     if result:
         raise OSError(-result, os.strerror(-result))
+
+
+def rename_process(name: str) -> None:
+    """Shows another command line for this process, if that is no longer than its own."""
+    lib.orion_rename_process(name.encode())

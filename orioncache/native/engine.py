@@ -3,10 +3,15 @@
 A node imports this before it serves its root, so nothing that takes time to import is used here.
 """
 
+from __future__ import annotations
+
 import os
-from collections.abc import Mapping, Sequence
 
 from orioncache.native._orion import ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 READ_AROUND_AUTO: int = lib.ORION_READ_AROUND_AUTO
 SEVERITIES = ("info", "warning", "error")
@@ -107,10 +112,6 @@ class Engine:
         """Serves a mounted device (:mod:`orioncache.native.mount`), and takes it over."""
         _check(lib.orion_engine_start(self._engine, device))
 
-    def check_others(self) -> None:
-        """Leaves out the servers that have another release. Blocks for at most a deadline each."""
-        lib.orion_engine_check_others(self._engine)
-
     def ended_fd(self) -> int:
         """Readable when the mount is gone."""
         return int(lib.orion_engine_ended_fd(self._engine))
@@ -158,7 +159,7 @@ class Engine:
         }
 
     def moments(self) -> dict[str, float]:
-        """When the manifest was there and verified, and when the first request came; after :meth:`statistics`.
+        """When the manifest was there and verified, and the first request came; after :meth:`statistics`.
 
         Seconds on the clock of ``time.monotonic()``; 0: not yet.
         """

@@ -103,7 +103,7 @@ def test_all_is_gone_after_an_interrupt(tmp_path, how):
         assert set(names) <= set(namespaces(child.pid))  # nobody could; the next one does
         assert set(names) <= set(sweep())
         assert directories(child.pid) != []
-        with Ganesha(tmp_path, port=20490):
+        with Ganesha({"/export": tmp_path}, port=20490):
             pass
     assert namespaces(child.pid) == []
     assert directories(child.pid) == []
@@ -155,20 +155,23 @@ def test_a_pulled_cable(tmp_path):
 
 
 def test_a_frozen_server_can_be_stopped(tmp_path):
-    with Ganesha(tmp_path, port=20490) as server:
+    with Ganesha({"/export": tmp_path}, port=20490) as server:
         server.freeze()
     assert not server.running
 
 
 def test_a_port_in_use_is_said(tmp_path):
-    second = Ganesha(tmp_path, port=20490, name="other")
-    with Ganesha(tmp_path, port=20490), pytest.raises(UserError, match="another NFS server answers"):
+    second = Ganesha({"/export": tmp_path}, port=20490, name="other")
+    with (
+        Ganesha({"/export": tmp_path}, port=20490),
+        pytest.raises(UserError, match="another NFS server answers"),
+    ):
         second.__enter__()
 
 
 def test_a_server_that_does_not_start_shows_its_log(tmp_path):
     with pytest.raises(UserError, match=r"nfs-ganesha ended with exit code .*: .") as error:
-        Ganesha(tmp_path, address="192.0.2.1").__enter__()  # nobody's address (RFC 5737)
+        Ganesha({"/export": tmp_path}, address="192.0.2.1").__enter__()  # nobody's address (RFC 5737)
     assert "ganesha.nfsd -F" in error.value.mend
 
 

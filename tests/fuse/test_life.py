@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from orioncache.control import client, socket_path
+from orioncache.control import client
+from orioncache.control.places import socket_path
 from orioncache.errors import UserError
 from tests.fuse.conftest import StartCache
 from tests.waiting import wait_until

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from orioncache import control
 from orioncache.cli.status import lines
-from orioncache.control import client
+from orioncache.control import client, places
 from orioncache.control.server import ControlServer
 from orioncache.errors import UserError
 from orioncache.store import BlockStore
@@ -44,8 +43,8 @@ STATUS: dict[str, Any] = {
 
 @pytest.fixture
 def sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(control, "SOCKETS", str(tmp_path))
-    monkeypatch.setattr(control.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(places, "SOCKETS", str(tmp_path))
+    monkeypatch.setattr(places.os, "geteuid", lambda: 0)
     return tmp_path
 
 
@@ -164,5 +163,5 @@ def test_silent_cache_is_given_a_second(sockets: Path) -> None:
 
 def test_socket_path_is_short_and_its_own() -> None:
     long = "/" + "x" * 300
-    assert len(control.socket_path(long).encode()) < 100
-    assert control.socket_path("/a/root") != control.socket_path("/b/root")
+    assert len(places.socket_path(long).encode()) < 100
+    assert places.socket_path("/a/root") != places.socket_path("/b/root")
