@@ -1,12 +1,12 @@
 /* Blocks: digest, compression, verification. */
 #include "orion.h"
+#include "xxh3.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
 
 #include <lz4.h>
-#include <xxhash.h>
 
 /* lz4 that saves less than length >> WORTH_SHIFT costs more time than it saves memory. */
 #define WORTH_SHIFT 4

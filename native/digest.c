@@ -1,4 +1,6 @@
 /* The three kinds of digest, and Ed25519. */
+#define XXH_STATIC_LINKING_ONLY /* for the size of its state: it never changes within libxxhash.so.0 */
+#include "xxh3.h"
 #include "digest.h"
 
 #include <assert.h>
@@ -7,8 +9,6 @@
 #include <string.h>
 
 #include <sodium.h>
-#define XXH_STATIC_LINKING_ONLY /* for the size of its state: it never changes within libxxhash.so.0 */
-#include <xxhash.h>
 
 #define MEMBER_FITS(type) \
 	static_assert(sizeof(type) <= sizeof((struct orion_hash *)0)->state && \
