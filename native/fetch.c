@@ -15,9 +15,11 @@
 
 #define BUCKETS 1024 /* of the table of flights; a power of two */
 /* Reading around a miss: below this round trip it is worth nothing; it grows to the whole at the other one. */
-#define AROUND_FROM_NS 300000u
+#define AROUND_FROM_NS 500000u
 #define AROUND_FULL_NS 10000000u
 #define AROUND_MOST (1u << 20)
+/* A read as small as this takes a round trip and no more. */
+#define SMALL_READ (64u << 10)
 /* Speculative bytes on their way at the same time. */
 #define AHEAD_MOST (8u << 20)
 
@@ -439,13 +441,14 @@ static int ask(struct orion_fetch *fetch, uint32_t first, uint32_t count, uint32
 	if (!attempt)
 		return -ENOMEM;
 	attempt->job = (struct orion_job){
-		.run = run_attempt, .finish = finish_attempt, .drop = drop_attempt, .urgent = urgent, .measures = true};
+		.run = run_attempt, .finish = finish_attempt, .drop = drop_attempt, .urgent = urgent};
 	attempt->fetch = fetch;
 	attempt->tried = tried | 1u << server;
 	attempt->first = first;
 	attempt->count = count;
 	for (uint32_t i = 0; i < count; i++)
 		attempt->bytes += fetch->manifest->blocks[first + i].length;
+	attempt->job.measures = attempt->bytes <= SMALL_READ;
 	/* A demand that finds one of these flights promotes this job: it must not be gone, so before it can run. */
 	pthread_mutex_lock(&fetch->lock);
 	for (uint32_t i = 0; i < count; i++)

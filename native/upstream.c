@@ -104,9 +104,9 @@ static int start_thread(struct server *server)
 
 static void note_latency(struct server *server, const struct orion_job *job, uint64_t latency)
 {
+	server->latencies[server->latency_count++ % LATENCIES] = latency;
 	if (!job->measures)
 		return;
-	server->latencies[server->latency_count++ % LATENCIES] = latency;
 	/* A running minimum: what waits in no queue is the network's; it forgets by a sixteenth each time. */
 	if (!server->round_trip || latency < server->round_trip)
 		server->round_trip = latency;
