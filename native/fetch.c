@@ -361,16 +361,22 @@ static void tell_done(struct orion_slot *done)
 
 static int ask(struct orion_fetch *fetch, uint32_t first, uint32_t count, uint32_t tried, bool urgent);
 
-/* How much of a block those who wait for it have asked for. */
+/* How many bytes of a slot's the kernel will keep. */
+static uint32_t bytes_kept(const struct orion_slot *slot)
+{
+	return slot->read->kept ? slot->length : 0;
+}
+
+/* How much of a block the kernel will keep, as those who wait for it have asked. */
 static uint32_t bytes_waited_for(struct orion_fetch *fetch, uint32_t number)
 {
-	uint32_t most = 0;
+	uint32_t bytes = 0;
 
 	pthread_mutex_lock(&fetch->lock);
 	for (const struct orion_slot *slot = (*find_flight(fetch, number))->waiting; slot; slot = slot->next)
-		most = slot->length > most ? slot->length : most;
+		bytes += bytes_kept(slot);
 	pthread_mutex_unlock(&fetch->lock);
-	return most;
+	return bytes;
 }
 
 /* In the words of an administrator. */
@@ -618,7 +624,7 @@ static bool join(struct orion_fetch *fetch, struct orion_slot *slot)
 
 	if (is_new) {
 		/* It may have landed since. */
-		slot->block = orion_store_get(fetch->store, digest_of(fetch, slot->number), slot->length);
+		slot->block = orion_store_get(fetch->store, digest_of(fetch, slot->number), bytes_kept(slot));
 		if (slot->block)
 			return false;
 		flight = take_off(fetch, slot->number, false);
@@ -708,7 +714,7 @@ bool orion_fetch_read(struct orion_fetch *fetch, struct orion_read *read)
 
 		if (slot->number == ORION_HOLE)
 			continue;
-		slot->block = orion_store_get(fetch->store, digest_of(fetch, slot->number), slot->length);
+		slot->block = orion_store_get(fetch->store, digest_of(fetch, slot->number), bytes_kept(slot));
 	}
 	pthread_mutex_lock(&fetch->lock);
 	for (uint32_t i = 0; i < read->slot_count; i++) {

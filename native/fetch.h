@@ -46,6 +46,7 @@ struct orion_read {
 	void *context; /* the caller's */
 	uint32_t inode;
 	uint64_t offset;
+	bool kept; /* the caller's: the kernel keeps what it gets (no O_DIRECT) */
 	int error; /* 0 or a negative errno, once it is done */
 	size_t length; /* bytes, less than asked for only at the file's end */
 	uint32_t part_count; /* leading ones included */

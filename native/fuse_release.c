@@ -4,6 +4,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -212,6 +213,7 @@ static void read_file(struct orion_served *served, const struct orion_request *r
 		return;
 	}
 	*pending = (struct pending){.served = served, .session = request->session, .unique = unique, .read = read};
+	read->kept = !(in->flags & O_DIRECT);
 	read->done = answer_read;
 	read->context = pending;
 	pthread_mutex_lock(&served->lock);

@@ -183,7 +183,7 @@ static void demote(struct orion_store *store, struct orion_item *item)
 		struct packed *packed = NULL;
 
 		/* Do not pack what cannot be kept: the least that a packed block costs is its overhead. */
-		if (raw->handed < block->length && store->packed.budget >= BLOCK_OVERHEAD && (packed = calloc(1, sizeof(*packed)))) {
+		if (store->packed.budget >= BLOCK_OVERHEAD && (packed = calloc(1, sizeof(*packed)))) {
 			struct orion_block *scratch = orion_block_create(block->length);
 			size_t length;
 
@@ -259,10 +259,14 @@ static struct orion_block *look(struct orion_store *store, const uint8_t *key, u
 		struct orion_block *block = raw->block;
 
 		item->visited = true;
-		/* Asked for once more: the page cache has let it go. */
-		raw->handed = raw->handed < block->length ? raw->handed + bytes : bytes;
+		raw->handed += bytes;
 		store->count.hits++;
 		orion_block_hold(block);
+		if (raw->handed >= block->length) {
+			orion_sieve_remove(&store->raw, item);
+			orion_block_release(block);
+			free(raw);
+		}
 		return block;
 	}
 
@@ -314,7 +318,9 @@ struct orion_block *orion_store_get(struct orion_store *store, const uint8_t key
 		}
 	} else {
 		store->count.packed_hits++;
-		if (cost(packed.length) <= store->raw.budget && !orion_sieve_find(&store->raw, key)) {
+		if (bytes >= packed.length) {
+			forget_packed(store, key);
+		} else if (cost(packed.length) <= store->raw.budget && !orion_sieve_find(&store->raw, key)) {
 			forget_packed(store, key);
 			evicted = keep(store, key, block, bytes);
 		}
@@ -362,7 +368,8 @@ void orion_store_put(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE
 	} else {
 		if (forget_packed(store, key))
 			store->count.duplicates++;
-		evicted = keep(store, key, block, bytes);
+		if (bytes < block->length)
+			evicted = keep(store, key, block, bytes);
 	}
 	pthread_mutex_unlock(&store->lock);
 	demote(store, evicted);

@@ -1,5 +1,6 @@
 /* Blocks in RAM, by the first 16 bytes of their digests: as they are, then packed with lz4, each level with its budget
- * in bytes and SIEVE. The Python BlockStore (orioncache/store/blockstore.py) is the same, and decides the same.
+ * in bytes and SIEVE. For blocks of which the kernel keeps nothing the Python BlockStore (orioncache/store/blockstore.py)
+ * decides the same.
  */
 #ifndef ORION_STORE_H
 #define ORION_STORE_H
@@ -31,8 +32,9 @@ struct orion_store_statistics {
 int orion_store_create(size_t cache_size, size_t compressed_size, struct orion_store **ret);
 void orion_store_destroy(struct orion_store *store);
 
-/* In get and put, bytes: how many of the block's go to the kernel now, whose page cache keeps them. A block that went
- * there whole, and was not asked for again since, is dropped when it leaves the first level; others are packed. */
+/* In get and put, bytes: how many of the block's go now to the kernel's page cache, the level before these two. A block
+ * that went there whole is not kept here as well: its memory is used again at once, which saves the next block its page
+ * faults. Should the kernel let go of it and ask again, it is fetched again. */
 
 /* The block, held for the caller; NULL if it is not here. Unpacks, and verifies what it unpacks. */
 struct orion_block *orion_store_get(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE], uint32_t bytes);
