@@ -60,6 +60,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="executable whose exit 0 in the node means ready (default: nginx answers a Python client)",
     )
+    what.add_argument(
+        "--release",
+        type=Path,
+        metavar="DIR",
+        help="a release of the root, STORE/releases/NAME/VERSION (default: built once)",
+    )
+    what.add_argument(
+        "--key", type=Path, metavar="FILE", help="build this public key into the node's initramfs"
+    )
     what.add_argument("--kernel", type=Path, metavar="FILE", help="a bzImage (default: ours, built once)")
     what.add_argument(
         "--fragment",
@@ -209,7 +218,7 @@ def prepare(args: argparse.Namespace, accel: str, *, released: bool) -> Scene:
         UserError: one of them is not fit, or cannot be built.
     """
     from orioncache.bench.image import bench_image  # noqa: PLC0415
-    from orioncache.bench.released import bench_release  # noqa: PLC0415
+    from orioncache.bench.released import bench_release, check_release  # noqa: PLC0415
     from orioncache.bench.root import check_root, debian_root, disk_image  # noqa: PLC0415
     from orioncache.bench.workload import inject  # noqa: PLC0415
     from orioncache.initramfs.build import build_initramfs  # noqa: PLC0415
@@ -219,11 +228,13 @@ def prepare(args: argparse.Namespace, accel: str, *, released: bool) -> Scene:
     # What the user gave is checked before minutes are spent on what is ours.
     if args.root is not None:
         check_root(args.root, init)
+    if args.release is not None:
+        check_release(args.release)
     kernel = _kernel(args)
     root = check_root(args.root or debian_root(), init)
     injection = inject(root, args.workload)
-    initramfs = build_initramfs()
-    release = bench_release(root.path) if released else None
+    initramfs = build_initramfs(key=args.key)
+    release = (args.release or bench_release(root.path)) if released else None
     return Scene(
         kernel=kernel,
         initramfs=initramfs,

@@ -4,9 +4,11 @@ import shutil
 from pathlib import Path
 
 from orioncache.bench.root import fingerprint
+from orioncache.errors import UserError
 from orioncache.paths import cache_directory
 from orioncache.progress import step
 from orioncache.release.build import build
+from orioncache.release.detect import MANIFEST, PACKS
 from orioncache.release.store import Store
 
 NAME = "bench"
@@ -28,6 +30,16 @@ def bench_release(root: Path) -> Path:
             build(root, store, NAME, version)
     _forget_old(directory)
     return place
+
+
+def check_release(path: Path) -> None:
+    """Looks at a directory that the user calls a release.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not (path / MANIFEST).is_file() or not (path / PACKS).is_dir():
+        raise UserError(f"{path} is no release", "give STORE/releases/NAME/VERSION; orioncache release list")
 
 
 def _forget_old(directory: Path) -> None:

@@ -11,12 +11,14 @@ from orioncache.atomic import replacing
 from orioncache.errors import UserError
 from orioncache.initramfs.cpio import Entry, pack
 from orioncache.initramfs.trace import Module, interpreter, trace_libraries, trace_modules
+from orioncache.node import KEY
 from orioncache.options import OPTIONS
 from orioncache.paths import cache_directory, content_key
 from orioncache.process import require, run
+from orioncache.release.key import read_public_key
 
 HERE = Path(__file__).resolve().parent
-LIMIT = 8_000_000  # bytes: what the image may have at most
+LIMIT = 6_000_000  # bytes: what the image may have at most
 LEVEL = 19  # zstd's; the window is 8 MiB, and the kernel takes up to 128
 
 # What init and the scripts call, and what people want in a rescue shell (all others: "busybox NAME").
@@ -131,11 +133,16 @@ class Plan:
         return content_key(*parts)
 
 
-def plan(extra: Mapping[str, Path] | None = None, modules: Sequence[Module] | None = None) -> Plan:
+def plan(
+    extra: Mapping[str, Path] | None = None,
+    modules: Sequence[Module] | None = None,
+    key: Path | None = None,
+) -> Plan:
     """Finds out what goes in.
 
     Args:
         extra: further files as they are: place in the image, without a leading slash -> file here.
+        key: the public key that releases must be signed with.
         modules: the Python modules; by default what the node's daemon needs.
 
     Raises:
@@ -157,7 +164,10 @@ def plan(extra: Mapping[str, Path] | None = None, modules: Sequence[Module] | No
         binaries={"usr/bin/python3": python, **native, **libraries},
         plain={"init": HERE / "init", "bin/busybox": BUSYBOX, **scripts, **(extra or {})},
         tools={f"bin/{name}": HERE / "tools" / f"{name}.c" for name in TOOLS},
-        texts={"lib/orion/options.sh": f"ORION_OPTIONS='{' '.join(option.field for option in OPTIONS)}'\n"},
+        texts={
+            "lib/orion/options.sh": f"ORION_OPTIONS='{' '.join(option.field for option in OPTIONS)}'\n",
+            **({KEY.lstrip("/"): read_public_key(key).hex() + "\n"} if key else {}),
+        },
         links={
             **{f"bin/{applet}": "busybox" for applet in APPLETS},
             "etc/resolv.conf": "/run/orion/resolv.conf",
@@ -219,6 +229,7 @@ def build_initramfs(
     *,
     extra: Mapping[str, Path] | None = None,
     modules: Sequence[Module] | None = None,
+    key: Path | None = None,
 ) -> Path:
     """Builds the image, or finds the one that was built from the same parts before.
 
@@ -226,6 +237,7 @@ def build_initramfs(
         output: where to put it; by default it stays in the cache.
         extra: see :func:`plan`.
         modules: see :func:`plan`.
+        key: see :func:`plan`.
 
     Returns:
         The path of the image.
@@ -235,7 +247,7 @@ def build_initramfs(
     """
     from orioncache.progress import step  # noqa: PLC0415
 
-    wanted = plan(extra, modules)
+    wanted = plan(extra, modules, key)
     cached = cache_directory("initramfs") / f"{wanted.key()}.cpio.zst"
     if not cached.exists():
         with step("building the initramfs", "about 20 s"), replacing(cached) as file:

@@ -5,6 +5,7 @@ more. The same parts give the same bytes; what was built before is found in the 
 
 Examples:
   orioncache initramfs build --output initramfs.img
+  orioncache initramfs build --key release.key.pub --output initramfs.img
   orioncache initramfs build --add ./60-disk:hooks/network/60-disk
   orioncache initramfs ls
   orioncache initramfs ls initramfs.img --json
@@ -43,6 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE[:DEST]",
         help="a further file, such as a hook; repeatable",
     )
+    build.add_argument(
+        "--key", type=Path, metavar="FILE", help="public key that the node's release must be signed with"
+    )
     build.add_argument("--json", action="store_true", help="print what was built as JSON")
     build.add_argument(
         "-n", "--dry-run", action="store_true", help="print what would go in, and build nothing"
@@ -71,9 +75,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _build(args: argparse.Namespace) -> int:
     extra = _extra(args.add)
     if args.dry_run:
-        _print_plan(extra, as_json=args.json)
+        _print_plan(extra, args.key, as_json=args.json)
         return 0
-    image = build_initramfs(args.output, extra=extra)
+    image = build_initramfs(args.output, extra=extra, key=args.key)
     entries = read_image(image)
     data = image.read_bytes()
     parts: Counter[str] = Counter()
@@ -122,8 +126,8 @@ def _extra(words: Sequence[str]) -> dict[str, Path]:
     return extra
 
 
-def _print_plan(extra: Mapping[str, Path], *, as_json: bool) -> None:
-    wanted = plan(extra)
+def _print_plan(extra: Mapping[str, Path], key: Path | None, *, as_json: bool) -> None:
+    wanted = plan(extra, key=key)
     sources = {**wanted.modules, **wanted.binaries, **wanted.plain, **wanted.tools}
     if as_json:
         print(json.dumps({place: str(file) for place, file in sorted(sources.items())}, indent=2))

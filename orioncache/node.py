@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 CONTROL_SOCKET = "/run/orion/control.sock"
 
+# Where `orioncache initramfs build --key` puts the public key.
+KEY = "/etc/orion/release.pub"
+
 # Where sysvinit's killall5 finds the pids that it shall spare.
 OMITTED = "/run/sendsigs.omit.d/orion"
 
@@ -54,6 +57,8 @@ def _serve(sources: Sequence[str], mountpoint: str, ready: Callable[[], None]) -
         settings = options.collect(command_line=file.read(), environment=os.environ)
     if not settings.control:
         settings = settings.replace(control=CONTROL_SOCKET)
+    if not settings.key and os.path.exists(KEY):  # noqa: PTH110
+        settings = settings.replace(key=KEY)
     if settings.engine == "native":
         from orioncache.fs import native_release  # noqa: PLC0415
 

@@ -80,10 +80,11 @@ def guests(parent):
     return found
 
 
-def test_a_node_on_the_cache_sees_every_byte_of_its_root(tmp_path):
+@pytest.mark.parametrize("variant", ["orion", "orion-live"])
+def test_a_node_on_the_cache_sees_every_byte_of_its_root(tmp_path, variant):
     workload = script(tmp_path / "look", LOOK)
     code, _, errors = bench(
-        *("--variant", "orion", "--rtt", "0", "--workload", workload),
+        *("--variant", variant, "--rtt", "0", "--workload", workload),
         *("--json", tmp_path / "json", "--keep", tmp_path / "logs"),
     )
     assert code == 0, errors
@@ -95,7 +96,7 @@ def test_a_node_on_the_cache_sees_every_byte_of_its_root(tmp_path):
     assert sample["memory_mb"]["daemon_rss"] > 0
     assert sample["cache"]
 
-    said = (tmp_path / "logs/orion-rtt0-run1/port").read_text(errors="replace").splitlines()
+    said = (tmp_path / f"logs/{variant}-rtt0-run1/port").read_text(errors="replace").splitlines()
     seen = [line.removeprefix("log ") for line in said if " LOOK " in line]
     here = subprocess.run([workload, debian_root()], capture_output=True, text=True, check=True)
     assert len(seen) == 8
