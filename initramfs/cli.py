@@ -5,7 +5,7 @@ more. The same parts give the same bytes; what was built before is found in the 
 
 Examples:
   orioncache initramfs build --output initramfs.img
-  orioncache initramfs build --key release.key.pub --output initramfs.img
+  orioncache initramfs build --key release.pub --output initramfs.img
   orioncache initramfs build --add ./60-disk:hooks/network/60-disk
   orioncache initramfs ls
   orioncache initramfs ls initramfs.img --json

@@ -54,7 +54,7 @@ def test_a_signed_release_boots_and_one_by_another_key_does_not(scene):
     orion("release", "sign", scene / "store", "node", "1", "--key", scene / "ours")
     code, _, errors = boot(scene)
     assert code == 0, errors
-    orion("release", "sign", scene / "store", "node", "1", "--key", scene / "theirs", "--force")
+    orion("release", "sign", scene / "store", "node", "1", "--key", scene / "theirs")
     code, _, errors = boot(scene)
     assert code == 1
     assert "signature" in errors
