@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_WIDTH = 180  # where the output is no terminal
+WIDTH_FOR_NOTES = 100
 
 
 def table(figures: Sequence[Figure], console: "Console | None" = None) -> None:
@@ -26,19 +27,20 @@ def table(figures: Sequence[Figure], console: "Console | None" = None) -> None:
     if console is None:
         console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
     grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for header, justify in (("", "left"), ("bar", "right"), ("figure", "right"), ("middle half", "left")):
-        grid.add_column(header, justify="right" if justify == "right" else "left", no_wrap=header != "")
-    grid.add_column("")
-    grid.add_column("", style="dim")
+    columns = [("", "left"), ("bar", "right"), ("figure", "right"), ("", "left")]
+    if any(figure.low is not None for figure in figures):
+        columns.insert(3, ("middle half", "left"))
+    for header, justify in columns:
+        right = justify == "right"
+        grid.add_column(header, justify="right" if right else "left", no_wrap=header != "", overflow="fold")
+    notes = console.width >= WIDTH_FOR_NOTES
+    if notes:
+        grid.add_column("", style="dim")
     for figure in figures:
-        grid.add_row(
-            escape(figure.what),
-            bar(figure),
-            value(figure),
-            middle(figure),
-            _verdict(figure),
-            escape(figure.note),
-        )
+        cells = [escape(figure.what), bar(figure), value(figure), _verdict(figure)]
+        if len(columns) > len(cells):
+            cells.insert(3, middle(figure))
+        grid.add_row(*cells, *([escape(figure.note)] if notes else []))
     console.print(grid)
     failed = [figure for figure in figures if figure.error]
     for figure in failed:

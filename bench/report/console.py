@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from orioncache.bench.fs import report as figures
+from orioncache.bench.report.bars import bars
 from orioncache.bench.report.summary import (
     PHASES,
     SPREAD_LIMIT,
@@ -46,6 +48,9 @@ def table(document: Document, console: "Console | None" = None) -> None:
         _show_link(console, [cell for cell in found if cell.link == link])
     _show_failures(console, found)
     _show_spread(console, found)
+    held = bars(document)
+    if held:
+        figures.table(held, console)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +88,15 @@ def _columns(found: Sequence[Cell]) -> list[_Column]:
     columns.append(column(2, "× ram", lambda cell: _ratio(cell.to_ram)))
     columns.append(column(3, "NFS calls", lambda cell: _whole(cell.calls)))
     columns.append(column(3, "MiB read", lambda cell: _tenths(cell.read_mb)))
+    if any(cell.upcalls is not None for cell in found):
+        columns.append(column(5, "upcalls", lambda cell: _whole(cell.upcalls)))
     if any(cell.hit_ratio is not None for cell in found):
         columns.append(column(6, "cache hits", lambda cell: _share(cell.hit_ratio)))
     columns.append(column(7, "MiB used", lambda cell: _whole(cell.memory_mb)))
+    if any(cell.daemon_mb is not None for cell in found):
+        columns.append(column(8, "by the cache", lambda cell: _whole(cell.daemon_mb)))
     longest = max((cell.boot_s for cell in found if cell.boot_s is not None), default=0.0)
-    columns.append(_Column(8, " " * BAR_WIDTH, [_bar(cell, longest) for cell in found]))
+    columns.append(_Column(9, " " * BAR_WIDTH, [_bar(cell, longest) for cell in found]))
     return columns
 
 

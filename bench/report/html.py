@@ -8,6 +8,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from orioncache.bench.fs import report as figures
+from orioncache.bench.report.bars import bars
 from orioncache.bench.report.summary import PHASES, SPREAD_LIMIT, Cell, cells, one_line, seconds
 from orioncache.bench.sample import Document
 
@@ -43,6 +45,7 @@ def page(document: Document) -> str:
         environment=flat(document.environment),
         spread_limit=SPREAD_LIMIT,
         headline=_headline(found),
+        bars=[(each, figures.bar(each), figures.value(each)) for each in bars(document)],
         repeated=any(len(cell.runs) > 1 for cell in found),
     )
 

@@ -25,6 +25,11 @@ class Link:
     clock: str
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it has a delay alone."""
+        return self.rate_mbit is None and not self.jitter_ms and not self.loss_percent
+
+    @property
     def title(self) -> str:
         """In words: ``RTT 1 ms, 100 Mbit/s``."""
         parts = [f"RTT {self.rtt_ms:g} ms"]
@@ -55,6 +60,9 @@ class Cell:
         hit_ratio: median of :func:`hit_ratio`; None without a cache.
         memory_mb: median of MiB in use by the guest when ready.
         daemon_mb: median of MiB resident in the cache's process; None without a cache.
+        beside_mb: median of :func:`beside_blocks`; None without a cache.
+        upcalls: median of requests that the kernel sent to the cache; None without a cache.
+        release: what the cache served, as :func:`release_of` puts it; of several: all of them.
     """
 
     variant: str
@@ -70,6 +78,9 @@ class Cell:
     hit_ratio: float | None
     memory_mb: float | None
     daemon_mb: float | None
+    beside_mb: float | None
+    upcalls: float | None
+    release: str
 
     @property
     def failed(self) -> Sequence[Sample]:
@@ -101,6 +112,29 @@ def hit_ratio(status: dict[str, Any]) -> float | None:
     hits = sum(_number(counts.get(name)) for name in ("hits", "packed_hits", "zero_hits"))
     reads = sum(_number(server.get("reads")) for server in servers if isinstance(server, dict))
     return hits / (hits + reads) if hits + reads else None
+
+
+def upcalls(status: dict[str, Any]) -> float | None:
+    """All requests of the kernel's that reached a cache's process; None without a cache."""
+    fuse = status.get("fuse")
+    counts = fuse.get("upcalls") if isinstance(fuse, dict) else None
+    return sum(map(_number, counts.values())) if isinstance(counts, dict) else None
+
+
+def beside_blocks(sample: Sample) -> float | None:
+    """Megabytes (10⁶ bytes) that a cache's process has in RAM beside the blocks that it is there to keep."""
+    counts, resident = sample.cache.get("cache"), sample.memory_mb.get("daemon_rss")
+    if not isinstance(counts, dict) or resident is None:
+        return None
+    return (resident * MIB - sum(_number(counts.get(name)) for name in ("raw_bytes", "packed_bytes"))) / 1e6
+
+
+def release_of(status: dict[str, Any]) -> str:
+    """``NAME VERSION (DIGEST)`` of the release that a cache served; empty if it served none."""
+    found = status.get("release")
+    if not isinstance(found, dict):
+        return ""
+    return one_line(f"{found.get('name')} {found.get('version')} ({found.get('digest')})")
 
 
 def _number(value: object) -> float:
@@ -159,6 +193,9 @@ def _cell(variant: str, link: Link, runs: Sequence[Sample], boots: dict[str, flo
         hit_ratio=_median(good, lambda sample: hit_ratio(sample.cache)),
         memory_mb=_median(good, lambda sample: sample.memory_mb.get("used")),
         daemon_mb=_median(good, lambda sample: sample.memory_mb.get("daemon_rss")),
+        beside_mb=_median(good, beside_blocks),
+        upcalls=_median(good, lambda sample: upcalls(sample.cache)),
+        release=", ".join(dict.fromkeys(found for sample in good if (found := release_of(sample.cache)))),
     )
 
 

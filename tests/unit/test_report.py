@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from orioncache.bench import report
+from orioncache.bench.report.bars import bars
 from orioncache.bench.report.summary import Link, cells, hit_ratio, one_line, seconds, widest
 from orioncache.bench.sample import SCHEMA, Document, Nfs, Phases, Sample
 
@@ -236,3 +237,81 @@ def test_page_of_failures_alone():
 
 def test_page_without_samples():
     assert "Nothing was measured" in report.page(document())
+
+
+STATUS = {
+    "release": {"name": "node", "version": "7", "digest": "ab12"},
+    "fuse": {"upcalls": {"lookup": 40, "read": 2}},
+    "cache": {"hits": 0, "raw_bytes": 10_000_000, "packed_bytes": 5_000_000},
+    "servers": [{"reads": 4}],
+}
+
+
+def released(rtt=0.0, **changes):
+    values = {"cache": STATUS, "memory_mb": {"used": 200.0, "daemon_rss": 25e6 / (1 << 20)}, **changes}
+    return sample("orion", rtt, **values)
+
+
+def test_what_the_status_says_is_in_the_cells():
+    (cell,) = cells(document(released()))
+    assert (cell.upcalls, cell.release) == (42, "node 7 (ab12)")
+    assert cell.beside_mb == pytest.approx(10)
+    (cell,) = cells(document(sample(cache={"fuse": "none", "release": []})))
+    assert (cell.upcalls, cell.release, cell.beside_mb) == (None, "", None)
+
+
+def initramfs(seconds):
+    phases = Phases(kernel=1.0, initramfs=seconds, userland=1.0)
+    return {"phases_s": phases, "boot_s": phases.boot}
+
+
+@pytest.mark.parametrize(
+    ("rtt", "nfs", "orion", "met"),
+    [
+        (0, 1.0, 1.0, True),
+        (0, 1.0, 1.01, False),
+        (1, 1.0, 0.5, True),
+        (1, 1.0, 0.51, False),
+        (10, 9.0, 3.01, False),
+    ],
+)
+def test_userland_bars(rtt, nfs, orion, met):
+    found = bars(document(sample("nfs", rtt, userland=nfs), released(rtt, userland=orion)))
+    assert [figure.met for figure in found if figure.cell == "userland"] == [met]
+
+
+@pytest.mark.parametrize(("nfs", "orion", "met"), [(0.25, 0.3125, True), (0.25, 0.375, False)])
+def test_initramfs_bar(nfs, orion, met):
+    found = bars(document(sample("nfs", **initramfs(nfs)), released(**initramfs(orion))))
+    assert [figure.met for figure in found if figure.cell == "initramfs"] == [met]
+
+
+def test_bars_of_size():
+    heavy = {"used": 200.0, "daemon_rss": 60e6 / (1 << 20)}
+    found = bars(document(released(1), released(10, memory_mb=heavy), initramfs={"bytes": 6_000_000}))
+    assert [(figure.cell, figure.met) for figure in found] == [("daemon", False), ("image", True)]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"clock": "wall"}, {"rate_mbit": 100.0}, {"loss_percent": 1.0}, {"jitter_ms": 1.0}]
+)
+def test_no_bars_where_the_figures_are_of_something_else(changes):
+    assert bars(document(sample("nfs", **changes), released(**changes), initramfs={"bytes": 5})) == []
+
+
+def test_a_failed_boot_is_held_against_nothing():
+    assert bars(document(sample("nfs"), failure(variant="orion"), initramfs={"bytes": 5})) == []
+    assert [figure.cell for figure in bars(document(failure(), released()))] == ["daemon"]
+
+
+def test_bars_are_shown():
+    found = document(sample("nfs"), released(userland=2.0), initramfs={"bytes": 5_700_000})
+    text = console_text(found)
+    assert re.search(r"userland at 0 ms, orion to nfs +≤ 1 × +2 × +missed", text)
+    assert re.search(r"initramfs image +≤ 6 MB +5.70 MB +met", text)
+    assert "2 of 4 bars met" not in text
+    assert "3 of 4 bars met" in text
+    page = report.page(found)
+    assert "<h2>Bars</h2>" in page
+    assert "node 7 (ab12)" in page
+    assert "<h2>Bars</h2>" not in report.page(document(sample()))
