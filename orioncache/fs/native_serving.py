@@ -85,6 +85,7 @@ class ReleaseCache:
 
     def status(self) -> dict[str, object]:
         """What ``orioncache status`` shows; never asks a server, and may be called from any thread."""
+        self._tell_events()
         with self._asking:
             figures, moments = self._engine.statistics(), self._engine.moments()
         return {
@@ -118,7 +119,9 @@ class ReleaseCache:
                 return
 
     def _tell_events(self) -> None:
-        for severity, text in self._engine.events():
+        with self._asking:
+            happened = self._engine.events()
+        for severity, text in happened:
             if severity == "info":
                 self._events.info(text)
             else:
