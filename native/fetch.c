@@ -394,6 +394,57 @@ static const char *what_went_wrong(int error)
 	}
 }
 
+/* A run of blocks, in the same words. Searches the whole manifest: for what should never happen. */
+static void name_blocks(const struct orion_fetch *fetch, uint32_t first, uint32_t count, char *ret, size_t capacity)
+{
+	uint32_t inode, file_block;
+	char path[128], more[32] = "";
+
+	if (count > 1)
+		snprintf(more, sizeof(more), " and %u more", count - 1);
+	if (orion_manifest_block_user(fetch->manifest, first, &inode, &file_block) ||
+	    orion_manifest_path(fetch->manifest, inode, path, sizeof(path)))
+		snprintf(ret, capacity, "block number %u%s", first, more);
+	else
+		snprintf(ret, capacity, "block %u of /%s%s", file_block, path, more);
+}
+
+static void tell_no_good_copy(const struct orion_fetch *fetch, uint32_t first, uint32_t count, uint32_t tried)
+{
+	char blocks[192], servers[ORION_EVENT_TEXT] = "";
+	size_t at = 0;
+
+	for (uint32_t i = 0; i < ORION_SERVERS_MAX && at < sizeof(servers); i++)
+		if (tried & 1u << i)
+			at += (size_t)snprintf(servers + at, sizeof(servers) - at, "%s%s", at ? ", " : "",
+					       orion_upstreams_source(fetch->upstreams, i));
+	name_blocks(fetch, first, count, blocks, sizeof(blocks));
+	orion_events_tell(fetch->events, ORION_ERROR, "%s: no good copy on %s", blocks, servers);
+}
+
+/* Which blocks an attempt did not bring; only those of a damaged pack are looked up by name. */
+static void tell_failure(const struct attempt *attempt, uint32_t server, int error)
+{
+	const struct orion_fetch *fetch = attempt->fetch;
+	uint32_t first = 0, bad = 0;
+	char blocks[192];
+
+	if (error != -EBADMSG && error != -ENODATA) {
+		orion_events_tell(fetch->events, ORION_WARNING, "%s: %u blocks: %s",
+				  orion_upstreams_source(fetch->upstreams, server), attempt->count,
+				  what_went_wrong(error));
+		return;
+	}
+	for (uint32_t i = attempt->count; i-- > 0;)
+		if (error == -ENODATA || !attempt->blocks[i]) {
+			first = i;
+			bad++;
+		}
+	name_blocks(fetch, attempt->first + first, bad, blocks, sizeof(blocks));
+	orion_events_tell(fetch->events, ORION_WARNING, "%s: %s: %s", orion_upstreams_source(fetch->upstreams, server),
+			  blocks, what_went_wrong(error));
+}
+
 static void finish_attempt(struct orion_job *job, int error)
 {
 	struct attempt *attempt = (struct attempt *)job;
@@ -406,8 +457,7 @@ static void finish_attempt(struct orion_job *job, int error)
 	if (error != -ECANCELED && error != -ENOMEM)
 		orion_upstreams_report(fetch->upstreams, job->server, error == 0, error == -EBADMSG || error == -ENODATA);
 	if (error && error != -ECANCELED)
-		orion_events_tell(fetch->events, ORION_WARNING, "server %u: blocks %u to %u: %s", job->server + 1,
-				  attempt->first, attempt->first + attempt->count - 1, what_went_wrong(error));
+		tell_failure(attempt, job->server, error);
 	/* Kept before the flights land: whoever finds no flight finds the block. */
 	for (uint32_t i = 0; any && i < attempt->count; i++)
 		if (attempt->blocks[i])
@@ -427,8 +477,7 @@ static void finish_attempt(struct orion_job *job, int error)
 				land(fetch, attempt->first + k, good ? attempt->blocks[k] : NULL, &done);
 			pthread_mutex_unlock(&fetch->lock);
 			if (!good && error != -ECANCELED)
-				orion_events_tell(fetch->events, ORION_ERROR, "blocks %u to %u: no server has a good copy",
-						  attempt->first + i, attempt->first + end - 1);
+				tell_no_good_copy(fetch, attempt->first + i, end - i, attempt->tried);
 		}
 		i = end;
 	}

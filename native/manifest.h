@@ -208,6 +208,10 @@ int orion_manifest_file_digest(const struct orion_manifest *manifest, uint32_t n
  * file of 2^62 bytes would take days, so ask only for what is not much larger than what one would read. */
 int orion_manifest_file_verify(const struct orion_manifest *manifest, uint32_t number);
 
+/* A file that has a block in it, and as which one: for messages. O(n) in the manifest. -ENOENT if none has it. */
+int orion_manifest_block_user(const struct orion_manifest *manifest, uint32_t block, uint32_t *ret_number,
+			      uint32_t *ret_file_block);
+
 /* A path of the inode, from the root without a leading slash, terminated, cut to capacity (at least one byte): for
  * messages. O(n) in the manifest. -ENOENT if it has none; -EIO. */
 int orion_manifest_path(const struct orion_manifest *manifest, uint32_t number, char *ret, size_t capacity);

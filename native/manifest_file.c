@@ -180,3 +180,31 @@ int orion_manifest_file_verify(const struct orion_manifest *manifest, uint32_t n
 	orion_hash_end(&hash, found);
 	return memcmp(claimed, found, header->digest_size) == 0 ? 0 : -EBADMSG;
 }
+
+/* The file that an extent is of. */
+static int extent_user(const struct orion_manifest *manifest, uint32_t extent, uint32_t *ret)
+{
+	for (uint32_t i = 0; i < manifest->inode_count; i++) {
+		const struct orion_inode *inode;
+
+		if (get_file(manifest, i, &inode) == 0 && extent >= inode->first && extent - inode->first < inode->count) {
+			*ret = i;
+			return 0;
+		}
+	}
+	return -ENOENT;
+}
+
+int orion_manifest_block_user(const struct orion_manifest *manifest, uint32_t block, uint32_t *ret_number,
+			      uint32_t *ret_file_block)
+{
+	for (uint32_t i = 0; i < manifest->extent_count; i++) {
+		const struct orion_extent *extent = manifest->extents + i;
+
+		if (extent->block == ORION_HOLE || block < extent->block || block - extent->block >= extent->count)
+			continue;
+		*ret_file_block = extent->file_block + (block - extent->block);
+		return extent_user(manifest, i, ret_number);
+	}
+	return -ENOENT;
+}

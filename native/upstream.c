@@ -366,6 +366,11 @@ uint32_t orion_upstreams_count(const struct orion_upstreams *all)
 	return all->count;
 }
 
+const char *orion_upstreams_source(const struct orion_upstreams *all, uint32_t server)
+{
+	return all->servers[server].source;
+}
+
 int orion_upstreams_choose(struct orion_upstreams *all, uint32_t tried)
 {
 	int found = -EIO;

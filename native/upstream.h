@@ -66,6 +66,7 @@ void orion_upstreams_destroy(struct orion_upstreams *upstreams);
  * whose page cache would hold everything twice). To be done before any job. */
 int orion_upstreams_add(struct orion_upstreams *upstreams, int fd, const char *source, bool direct);
 uint32_t orion_upstreams_count(const struct orion_upstreams *upstreams);
+const char *orion_upstreams_source(const struct orion_upstreams *upstreams, uint32_t server); /* as it was added */
 
 /* The one place that says which server is asked: the current one, then those that are up, then suspects; never one
  * whose bit is set in tried. -EIO if none is left. */

@@ -178,6 +178,7 @@ static void test_content(void)
 	struct orion_manifest m = open_sample(sample);
 	struct orion_block_of_file block;
 	uint8_t digest[ORION_DIGEST_MAX];
+	uint32_t user, at;
 
 	CHECK(orion_manifest_block(&m, SH, 2, &block) == 0 && block.number == 2 && block.length == 100 &&
 	      block.offset == 2 * BLOCK && block.pack == 0 && block.digest == sample->digests[2]);
@@ -187,6 +188,9 @@ static void test_content(void)
 	CHECK(orion_manifest_block(&m, SPARSE, 2, &block) == 0 && block.number == ORION_HOLE && block.length == BLOCK);
 	CHECK(orion_manifest_block(&m, EMPTY, 0, &block) == -ENOENT);
 	CHECK(orion_manifest_block(&m, ROOT, 0, &block) == -EISDIR && orion_manifest_block(&m, LINK, 0, &block) == -EINVAL);
+	CHECK(orion_manifest_block_user(&m, 2, &user, &at) == 0 && user == SH && at == 2);
+	CHECK(orion_manifest_block_user(&m, 3, &user, &at) == 0 && user == SPARSE && at == 1);
+	CHECK(orion_manifest_block_user(&m, 4, &user, &at) == -ENOENT);
 	CHECK(orion_manifest_allocated(&m, &sample->inodes[SH]) == 2 * BLOCK + 100);
 	CHECK(orion_manifest_allocated(&m, &sample->inodes[SPARSE]) == BLOCK);
 	CHECK(orion_manifest_allocated(&m, &sample->inodes[EMPTY]) == 0);

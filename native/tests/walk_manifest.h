@@ -155,6 +155,12 @@ static void walk_manifest(const struct orion_manifest *manifest)
 	walk_require(orion_manifest_inode(manifest, manifest->inode_count, &inode) == -ESTALE);
 	walk_require(orion_manifest_inode(manifest, UINT32_MAX, &inode) == -ESTALE);
 	walk_tree(manifest, ORION_ROOT, seen, 0);
+	for (uint32_t i = 0; i < manifest->block_count; i++) {
+		uint32_t number, file_block;
+		int found = orion_manifest_block_user(manifest, i, &number, &file_block);
+
+		walk_require(found == -ENOENT || (found == 0 && number < manifest->inode_count));
+	}
 	free(seen);
 	int result = orion_manifest_check(manifest, problem, sizeof problem);
 
