@@ -280,6 +280,6 @@ int main(void)
 	test_resume();
 	test_errors();
 	CHECK(nftw(top, remove_one, 20, FTW_DEPTH | FTW_PHYS) == 0);
-	puts("builder: good");
+	puts("test_builder: ok");
 	return 0;
 }
