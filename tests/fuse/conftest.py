@@ -14,7 +14,7 @@ import pytest
 
 from orioncache.control import client
 from orioncache.errors import UserError
-from tests.fuse import oddities
+from tests.fuse import kinds, oddities
 from tests.waiting import wait_until
 
 if os.geteuid() != 0:
@@ -28,13 +28,23 @@ class RunningCache:
 
     Attributes:
         path: the mount point.
+        kind: of :mod:`tests.fuse.kinds`.
+        sources: what it was given: in release mode, releases of the trees.
         process: the cache.
         expected: texts that a warning of its log may contain.
     """
 
-    def __init__(self, sources: list[Path], path: Path, options: list[str]) -> None:
+    def __init__(self, sources: list[Path], path: Path, options: list[str], kind: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self.kind = kind
+        if kinds.is_release(kind):
+            blocks = [option for option in options if option.startswith("--block-size=")]
+            sources = [
+                released(source, path.parent / f"{path.name}-store{number}", *blocks)
+                for number, source in enumerate(sources)
+            ]
+        self.sources = sources
         self.expected: list[str] = []
         self.socket = path.parent / f"{path.name}.sock"
         self._log = path.parent / f"{path.name}.log"
@@ -44,6 +54,7 @@ class RunningCache:
             "orioncache",
             "mount",
             "--foreground",
+            f"--engine={kinds.engine(kind)}",
             f"--control={self.socket}",
             *options,
         ]
@@ -104,16 +115,32 @@ class RunningCache:
             return False
 
 
+def released(tree: Path, store: Path, *options: str) -> Path:
+    """The directory of a release of a tree, in a store of its own."""
+    command = [sys.executable, "-m", "orioncache", "release", "build", str(tree), str(store)]
+    done = subprocess.run(
+        [*command, "--name=tree", "--version=1", *options], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return store / "releases/tree/1"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "kind" in metafunc.fixturenames:
+        marked = metafunc.definition.get_closest_marker("kinds")
+        metafunc.parametrize("kind", marked.args if marked else kinds.ALL, scope="session")
+
+
 StartCache = Callable[..., RunningCache]
 
 
 @pytest.fixture
-def start_cache(tmp_path: Path) -> Iterator[StartCache]:
-    """Starts caches: ``start_cache(source, …, options=[…])``; all are ended, and their logs looked at."""
+def start_cache(tmp_path: Path, kind: str) -> Iterator[StartCache]:
+    """Starts caches of one kind: ``start_cache(source, …, options=[…])``; all are ended, and their logs looked at."""
     caches: list[RunningCache] = []
 
     def start(*sources: Path, options: list[str] | None = None) -> RunningCache:
-        cache = RunningCache(list(sources), tmp_path / f"m{len(caches)}", options or [])
+        cache = RunningCache(list(sources), tmp_path / f"m{len(caches)}", options or [], kind)
         caches.append(cache)
         return cache
 

@@ -17,6 +17,7 @@ import pytest
 from orioncache.control import client
 from orioncache.control.places import socket_path
 from orioncache.errors import UserError
+from tests.fuse import kinds
 from tests.fuse.conftest import StartCache
 from tests.waiting import wait_until
 
@@ -187,6 +188,7 @@ def test_status_without_a_cache() -> None:
     assert "no cache is running on /nowhere/at/all" in done.stderr
 
 
+@kinds.live
 def test_hung_source_holds_up_neither_status_nor_what_is_cached(tree: Path, start_cache: StartCache) -> None:
     (tree / "cold").write_bytes(b"cold")
     source = start_cache(tree, options=["--attr-ttl=0"])
@@ -207,6 +209,7 @@ def test_hung_source_holds_up_neither_status_nor_what_is_cached(tree: Path, star
     assert found == [b"cold"]
 
 
+@kinds.live
 @pytest.mark.parametrize("failure", [signal.SIGSTOP, signal.SIGKILL])
 def test_next_source_is_used_when_one_fails(
     failure: signal.Signals, tree: Path, tmp_path: Path, start_cache: StartCache
@@ -239,6 +242,7 @@ def test_next_source_is_used_when_one_fails(
     first.process.send_signal(signal.SIGCONT)
 
 
+@kinds.live
 def test_copies_that_differ_are_not_mixed(tree: Path, tmp_path: Path, start_cache: StartCache) -> None:
     content = os.urandom(30 << 20)
     (tree / "large").write_bytes(content)

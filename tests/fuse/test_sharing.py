@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuse import kinds
 from tests.fuse.conftest import RunningCache, StartCache
 from tests.waiting import wait_until
 
@@ -56,6 +57,7 @@ def test_readers_of_the_same_cold_file_share_each_read(tmp_path: Path, start_cac
     assert cache.status()["fuse"]["reads_in_flight"] == 0
 
 
+@kinds.keeps_all_blocks
 def test_second_reading_asks_no_server(tmp_path: Path, start_cache: StartCache) -> None:
     expected = _file(tmp_path / "tree" / "file", 9_999_999)
     cache = start_cache(tmp_path / "tree")
@@ -68,6 +70,7 @@ def test_second_reading_asks_no_server(tmp_path: Path, start_cache: StartCache) 
     assert _bytes_from_source(cache) == cold == 9_999_999
 
 
+@kinds.keeps_all_blocks
 def test_equal_content_is_kept_once(tmp_path: Path, start_cache: StartCache) -> None:
     _file(tmp_path / "tree" / "one", 8 * BLOCK)
     (tmp_path / "tree" / "two").write_bytes((tmp_path / "tree" / "one").read_bytes())
@@ -86,7 +89,7 @@ def test_budget_is_held(tmp_path: Path, start_cache: StartCache) -> None:
             assert held["raw_bytes"] <= 4 << 20
             assert held["packed_bytes"] <= 3 << 20
         cache.drop_page_cache()
-    assert cache.status()["cache"]["evictions"] > 0
+    assert cache.kind == kinds.NATIVE_RELEASE or cache.status()["cache"]["evictions"] > 0
 
 
 @pytest.mark.parametrize("block", ["4K", "64K", "1M"])
@@ -108,6 +111,7 @@ def test_readahead_is_wide(tmp_path: Path, start_cache: StartCache) -> None:
     assert setting.read_text().strip() == "1024"
 
 
+@kinds.live
 def test_changed_file_is_seen_after_the_ttl(tmp_path: Path, start_cache: StartCache) -> None:
     _file(tmp_path / "tree" / "file", 3 * BLOCK)
     cache = start_cache(tmp_path / "tree", options=["--attr-ttl=0.3"])
@@ -120,6 +124,7 @@ def test_changed_file_is_seen_after_the_ttl(tmp_path: Path, start_cache: StartCa
         assert (cache.path / "file").stat().st_size == length
 
 
+@kinds.live
 def test_unchanged_file_keeps_its_pages(tmp_path: Path, start_cache: StartCache) -> None:
     expected = _file(tmp_path / "tree" / "file", 3 * BLOCK)
     cache = start_cache(tmp_path / "tree", options=["--attr-ttl=0"])
@@ -130,6 +135,7 @@ def test_unchanged_file_keeps_its_pages(tmp_path: Path, start_cache: StartCache)
     assert cache.status()["fuse"]["upcalls"]["read"] == reads
 
 
+@kinds.live
 def test_names_come_and_go(tmp_path: Path, start_cache: StartCache) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -146,6 +152,7 @@ def test_names_come_and_go(tmp_path: Path, start_cache: StartCache) -> None:
     assert os.listdir(cache.path) == []
 
 
+@kinds.live
 def test_attributes_are_believed_for_the_ttl(tmp_path: Path, start_cache: StartCache) -> None:
     _file(tmp_path / "tree" / "file", 5)
     cache = start_cache(tmp_path / "tree", options=["--attr-ttl=60"])
@@ -158,6 +165,7 @@ def test_attributes_are_believed_for_the_ttl(tmp_path: Path, start_cache: StartC
     assert cache.status()["servers"][0]["calls"] == calls
 
 
+@kinds.live
 def test_replaced_file_stays_readable_where_it_is_open(tmp_path: Path, start_cache: StartCache) -> None:
     tree = tmp_path / "tree"
     old = _file(tree / "file", 20 * BLOCK)
@@ -172,6 +180,7 @@ def test_replaced_file_stays_readable_where_it_is_open(tmp_path: Path, start_cac
         assert os.fstat(file.fileno()).st_size == 20 * BLOCK
 
 
+@kinds.live
 def test_inode_number_given_to_another_kind_of_file(tmp_path: Path, start_cache: StartCache) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -186,6 +195,7 @@ def test_inode_number_given_to_another_kind_of_file(tmp_path: Path, start_cache:
         (tree / "thing").unlink()
 
 
+@kinds.live
 def test_directory_renamed_on_the_source(tmp_path: Path, start_cache: StartCache) -> None:
     tree = tmp_path / "tree"
     (tree / "old" / "deep").mkdir(parents=True)
@@ -198,6 +208,7 @@ def test_directory_renamed_on_the_source(tmp_path: Path, start_cache: StartCache
     wait_until(lambda: not (cache.path / "old").exists(), "the old name is gone", 5)
 
 
+@kinds.live
 def test_upcall_costs_are_counted(tmp_path: Path, start_cache: StartCache) -> None:
     _file(tmp_path / "tree" / "file", 10)
     cache = start_cache(tmp_path / "tree")
