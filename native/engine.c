@@ -206,6 +206,12 @@ static void *check_others(void *argument)
 		const int error = orion_upstreams_fetch(engine->upstreams, server, "manifest", MANIFEST_MOST,
 							sizeof(struct orion_header), &bytes, &length);
 
+		if (error == -ENOENT) {
+			orion_upstreams_leave_out(engine->upstreams, server);
+			orion_events_tell(engine->events, ORION_WARNING, "%s is left out: it is no release",
+					  engine->sources[server]);
+			continue;
+		}
 		if (error) {
 			orion_events_tell(engine->events, ORION_WARNING, "%s/manifest: %s", engine->sources[server],
 					  strerrordesc_np(-error));

@@ -12,7 +12,7 @@ HEIGHT = {
     "bench": 4,
     "initramfs": 3,
     "kernel": 3,
-    "node": 3,
+    "node": 2.5,
     "fs": 2,
     "control": 1,
     "upstream": 1,
