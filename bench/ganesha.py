@@ -1,6 +1,7 @@
 """NFS servers in user space: nfs-ganesha processes of the bench's own, each in its network namespace."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -263,10 +264,10 @@ def _sweep() -> None:
 
 
 @contextlib.contextmanager
-def servers(lan: Lan, exports: Mapping[str, Path]) -> Iterator[list[Ganesha]]:
-    """One server for each namespace of the network, all answering, all with the same exports."""
+def servers(lan: Lan, exports: Sequence[Mapping[str, Path]]) -> Iterator[list[Ganesha]]:
+    """One server for each namespace of the network, all answering; their exports in turn, from the first again."""
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(Ganesha(exports, namespace=space, address=address))
-            for space, address in zip(lan.servers, lan.addresses, strict=True)
+            stack.enter_context(Ganesha(exported, namespace=space, address=address))
+            for space, address, exported in zip(lan.servers, lan.addresses, itertools.cycle(exports), strict=False)
         ]

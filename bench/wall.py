@@ -23,7 +23,7 @@ def wall_clock(scene: Scene) -> Iterator[Callable[[Run], Machine]]:
     exports = {EXPORT: scene.root}
     if scene.release is not None:
         exports[RELEASE_EXPORT] = scene.release
-    with netns.lan(scene.servers) as lan, ganesha.servers(lan, exports):
+    with netns.lan(scene.servers) as lan, ganesha.servers(lan, [exports]):
 
         def machine(run: Run) -> Machine:
             export = RELEASE_EXPORT if run.variant.released else EXPORT

@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 from orioncache.bench.ganesha import servers
 from orioncache.bench.netns import lan
-with lan(2) as net, servers(net, [Path(sys.argv[1])]) as running:
+with lan(2) as net, servers(net, [{"/export": Path(sys.argv[1])}]) as running:
     print(*net.servers, net.space, net.switch, flush=True)
     sys.stdin.read()
 """
@@ -58,7 +58,7 @@ def processes_in(names):
 
 def test_all_is_gone_at_the_end(tmp_path):
     links = os.listdir("/sys/class/net")
-    with lan(2) as net, servers(net, [tmp_path]) as running:
+    with lan(2) as net, servers(net, [{"/export": tmp_path}]) as running:
         assert len(directories(os.getpid())) == len(running)
         assert len(namespaces()) == 4
         assert len(processes_in(net.servers)) == 2
@@ -70,7 +70,7 @@ def test_all_is_gone_at_the_end(tmp_path):
 
 def test_all_is_gone_after_an_error(tmp_path):
     def fail():
-        with lan(1) as net, servers(net, [tmp_path / "missing"]):
+        with lan(1) as net, servers(net, [{"/export": tmp_path / "missing"}]):
             raise AssertionError("a server started without an export")
 
     with pytest.raises(UserError, match="no directory to export"):
@@ -117,7 +117,7 @@ def test_sweep_leaves_the_living_alone():
 
 
 def test_two_networks_at_the_same_time(tmp_path):
-    with lan(1) as one, lan(1) as other, servers(one, [tmp_path]) as running:
+    with lan(1) as one, lan(1) as other, servers(one, [{"/export": tmp_path}]) as running:
         assert one.addresses == other.addresses
         assert running[0].answers()
         with pytest.raises(OSError), socket_inside(other.servers[0]) as connection:
@@ -126,7 +126,7 @@ def test_two_networks_at_the_same_time(tmp_path):
 
 
 def test_a_server_fails_as_asked(tmp_path):
-    with lan(2, tap=False) as net, servers(net, [tmp_path]) as (first, second):
+    with lan(2, tap=False) as net, servers(net, [{"/export": tmp_path}]) as (first, second):
         first.freeze()
         assert not first.answers(0.3)
         assert second.answers()
@@ -140,7 +140,7 @@ def test_a_server_fails_as_asked(tmp_path):
 
 
 def test_a_pulled_cable(tmp_path):
-    with lan(1, tap=False) as net, servers(net, [tmp_path]):
+    with lan(1, tap=False) as net, servers(net, [{"/export": tmp_path}]):
 
         def reached():
             with socket_inside(net.space) as connection:

@@ -77,7 +77,7 @@ def test_reading_goes_on_from_the_other_server(
 ) -> None:
     roots, digest = copies
     said, console = tmp_path / "said", tmp_path / "console"
-    with lan(servers=2) as net, servers(net, roots) as running:
+    with lan(servers=2) as net, servers(net, [{"/export": path} for path in roots]) as running:
         words = [
             "console=ttyS0 panic=-1 orion.on_failure=poweroff orion.read_timeout=3s init=/sbin/init",
             f"root=orion:{','.join(f'{address}:/export' for address in net.addresses)}",

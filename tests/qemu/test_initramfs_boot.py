@@ -249,7 +249,7 @@ def check_boot(said, root):
 @needs.ROOT
 @needs.GANESHA
 def test_boots_through_the_cache_with_the_second_server_missing(tmp_path, exported):
-    with lan(servers=2) as net, servers(net, [exported, exported]) as running:
+    with lan(servers=2) as net, servers(net, [{"/export": exported}]) as running:
         running[1].kill()
         first, second = net.addresses
         said = boot_over_nfs(tmp_path, net, f"root=orion:{first}:/export,{second}:/export")
@@ -263,7 +263,7 @@ def test_boots_through_the_cache_with_the_second_server_missing(tmp_path, export
 @needs.ROOT
 @needs.GANESHA
 def test_boots_over_plain_nfs(tmp_path, exported):
-    with lan(servers=1) as net, servers(net, [exported]):
+    with lan(servers=1) as net, servers(net, [{"/export": exported}]):
         said = boot_over_nfs(tmp_path, net, f"root=nfs4:{net.addresses[0]}:/export:rsize=65536")
     seen = check_boot(said, exported)
     assert seen["lower"].startswith("nfs4 ro,")
@@ -273,7 +273,7 @@ def test_boots_over_plain_nfs(tmp_path, exported):
 @needs.ROOT
 @needs.GANESHA
 def test_every_server_that_fails_is_named_with_its_reason(tmp_path, exported):
-    with lan(servers=2) as net, servers(net, [exported, exported]) as running:
+    with lan(servers=2) as net, servers(net, [{"/export": exported}]) as running:
         running[1].kill()
         first, second = net.addresses
         words = f"root=orion:{first}:/nothing,{second}:/export orion.mount_timeout=2"

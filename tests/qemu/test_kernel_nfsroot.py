@@ -64,7 +64,7 @@ def test_kernel_mounts_nfs_root_without_initramfs(tmp_path):
     root = tmp_path / "root"
     data = make_root(root)
     verdict, console = tmp_path / "verdict", tmp_path / "console"
-    with lan(servers=1) as net, servers(net, [root]):
+    with lan(servers=1) as net, servers(net, [{"/export": root}]):
         server = net.addresses[0]
         arguments = (
             "console=ttyS0 panic=-1 root=/dev/nfs ro "
