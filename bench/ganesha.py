@@ -265,9 +265,11 @@ def _sweep() -> None:
 
 @contextlib.contextmanager
 def servers(lan: Lan, exports: Sequence[Mapping[str, Path]]) -> Iterator[list[Ganesha]]:
-    """One server for each namespace of the network, all answering; their exports in turn, from the first again."""
+    """One server for each namespace of the network, all answering, their exports in turn."""
     with contextlib.ExitStack() as stack:
         yield [
             stack.enter_context(Ganesha(exported, namespace=space, address=address))
-            for space, address, exported in zip(lan.servers, lan.addresses, itertools.cycle(exports), strict=False)
+            for space, address, exported in zip(
+                lan.servers, lan.addresses, itertools.cycle(exports), strict=False
+            )
         ]

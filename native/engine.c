@@ -126,7 +126,22 @@ static int check_signature(struct orion_engine *engine, uint32_t server, const s
 	return 0;
 }
 
-/* Gets one server's manifest, and believes it or not. */
+/* Whether a fetch failed because there is nothing of that name, or something else than a regular file. */
+static bool is_no_manifest(int error)
+{
+	return error == -ENOENT || error == -ELOOP || error == -EISDIR || error == -EINVAL;
+}
+
+/* Whether a server has packs/, as a release does. */
+static bool has_packs(struct orion_engine *engine, uint32_t server)
+{
+	uint8_t *bytes;
+	size_t length;
+
+	return orion_upstreams_fetch(engine->upstreams, server, "packs", 0, 0, &bytes, &length) == -EISDIR;
+}
+
+/* Gets one server's manifest, and believes it or not. -ENOENT: there is a plain tree. */
 static int load_from(struct orion_engine *engine, uint32_t server)
 {
 	const char *source = engine->sources[server];
@@ -135,12 +150,16 @@ static int load_from(struct orion_engine *engine, uint32_t server)
 	size_t length;
 	int error = orion_upstreams_fetch(engine->upstreams, server, "manifest", MANIFEST_MOST, 0, &bytes, &length);
 
+	if (is_no_manifest(error) || (error == -ENODATA && !has_packs(engine, server)))
+		return fail(engine, -ENOENT, "%s is no release", source);
 	if (error)
 		return fail(engine, error, "%s/manifest: %s", source, strerrordesc_np(-error));
 	engine->loaded_at = orion_now_ns();
 	error = orion_manifest_open(bytes, length, &manifest);
 	if (error == -EPROTONOSUPPORT)
 		fail(engine, error, "%s: the manifest has a version that this program does not know", source);
+	else if (error && !has_packs(engine, server))
+		error = fail(engine, -ENOENT, "%s is no release", source);
 	else if (error)
 		fail(engine, error, "%s: the manifest is broken", source);
 	else if ((error = orion_manifest_verify(&manifest)))
@@ -159,18 +178,45 @@ static int load_from(struct orion_engine *engine, uint32_t server)
 	return 0;
 }
 
+/* What says more of the servers together: a release that cannot be used, a plain tree, or no answer. */
+static int weight(int error)
+{
+	switch (error) {
+	case -EBADMSG:
+	case -EINVAL:
+	case -EKEYREJECTED:
+	case -EPROTONOSUPPORT:
+		return 3;
+	case -ENOENT:
+		return 2;
+	default:
+		return 1;
+	}
+}
+
 int orion_engine_load(struct orion_engine *engine)
 {
 	const uint32_t count = orion_upstreams_count(engine->upstreams);
-	int error = -ENODEV;
+	char problem[sizeof(engine->problem)] = "";
+	int error = 0;
 
 	for (uint32_t server = 0; server < count; server++) {
-		error = load_from(engine, server);
-		if (!error)
+		const int result = load_from(engine, server);
+
+		if (!result) {
+			error = 0;
 			break;
+		}
 		orion_events_tell(engine->events, ORION_WARNING, "%s", engine->problem);
-		orion_upstreams_report(engine->upstreams, server, false, error == -EBADMSG);
+		orion_upstreams_report(engine->upstreams, server, false, result == -EBADMSG);
+		if (!error || weight(result) > weight(error)) {
+			error = result;
+			memcpy(problem, engine->problem, sizeof(problem));
+		}
 	}
+	memcpy(engine->problem, problem, sizeof(problem));
+	if (!count)
+		error = -ENODEV;
 	if (!error)
 		error = orion_fetch_create(&engine->manifest, engine->store, engine->upstreams, engine->events,
 					   &(struct orion_fetch_options){engine->options.read_around},
@@ -206,7 +252,7 @@ static void *check_others(void *argument)
 		const int error = orion_upstreams_fetch(engine->upstreams, server, "manifest", MANIFEST_MOST,
 							sizeof(struct orion_header), &bytes, &length);
 
-		if (error == -ENOENT) {
+		if (is_no_manifest(error)) {
 			orion_upstreams_leave_out(engine->upstreams, server);
 			orion_events_tell(engine->events, ORION_WARNING, "%s is left out: it is no release",
 					  engine->sources[server]);

@@ -39,7 +39,8 @@ void orion_engine_destroy(struct orion_engine *engine);
 /* Adds a server's release directory, which fd stands for (O_PATH; taken over). */
 int orion_engine_add(struct orion_engine *engine, int fd, const char *source);
 
-/* Gets the manifest from the first server that has a good one. A negative errno: orion_engine_problem() says why. */
+/* Gets the manifest from the first server that has a good one. A negative errno: orion_engine_problem() says why;
+ * -ENOENT: whichever server answers has a plain tree. */
 int orion_engine_load(struct orion_engine *engine);
 const char *orion_engine_problem(const struct orion_engine *engine);
 

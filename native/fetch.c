@@ -136,7 +136,7 @@ static int open_pack(struct orion_fetch *fetch, uint32_t pack, uint32_t server)
 	if (fd >= 0)
 		return fd;
 	name_pack(fetch, pack, path);
-	fd = orion_upstreams_open(fetch->upstreams, server, path);
+	fd = orion_upstreams_open(fetch->upstreams, server, path, 0);
 	if (fd < 0)
 		return fd;
 	pthread_mutex_lock(&fetch->packs_lock);
@@ -157,7 +157,7 @@ static int reopen_pack(struct orion_fetch *fetch, uint32_t pack, uint32_t server
 
 	name_pack(fetch, pack, path);
 
-	const int fd = orion_upstreams_open(fetch->upstreams, server, path);
+	const int fd = orion_upstreams_open(fetch->upstreams, server, path, 0);
 
 	if (fd < 0)
 		return fd;

@@ -487,10 +487,10 @@ bool orion_upstreams_direct(const struct orion_upstreams *all, uint32_t number)
 	return all->servers[number].direct;
 }
 
-int orion_upstreams_open(struct orion_upstreams *all, uint32_t number, const char *path)
+int orion_upstreams_open(struct orion_upstreams *all, uint32_t number, const char *path, int more)
 {
 	const struct server *server = &all->servers[number];
-	const int flags = O_RDONLY | O_CLOEXEC | O_NOCTTY;
+	const int flags = O_RDONLY | O_CLOEXEC | O_NOCTTY | more;
 	int fd = -1;
 
 	if (server->direct)
@@ -550,7 +550,7 @@ static void let_whole_go(struct whole *whole)
 static int run_whole(struct orion_job *job, uint32_t server)
 {
 	struct whole *whole = (struct whole *)job;
-	const int fd = orion_upstreams_open(whole->all, server, whole->path);
+	const int fd = orion_upstreams_open(whole->all, server, whole->path, O_NOFOLLOW | O_NONBLOCK);
 	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
 	struct stat status;
 	int error = 0;
@@ -560,7 +560,7 @@ static int run_whole(struct orion_job *job, uint32_t server)
 	if (fstat(fd, &status))
 		error = -errno;
 	else if (!S_ISREG(status.st_mode))
-		error = -EINVAL;
+		error = S_ISDIR(status.st_mode) ? -EISDIR : -EINVAL;
 	else if ((uint64_t)status.st_size > whole->most)
 		error = -EFBIG;
 	else if (status.st_size == 0)

@@ -85,8 +85,9 @@ void orion_upstreams_progress(struct orion_upstreams *upstreams, struct orion_jo
 /* Whether the server's files are opened with O_DIRECT. */
 bool orion_upstreams_direct(const struct orion_upstreams *upstreams, uint32_t server);
 
-/* Opens a file below the server's directory for reading, with O_DIRECT where that is wanted and possible. Blocks. */
-int orion_upstreams_open(struct orion_upstreams *upstreams, uint32_t server, const char *path);
+/* Opens a file below the server's directory for reading, with O_DIRECT where that is wanted and possible. more:
+ * flags beside O_RDONLY. Blocks. */
+int orion_upstreams_open(struct orion_upstreams *upstreams, uint32_t server, const char *path, int more);
 /* Counts a read, for the statistics. */
 void orion_upstreams_count_read(struct orion_upstreams *upstreams, uint32_t server, size_t bytes);
 
@@ -95,7 +96,7 @@ uint64_t orion_upstreams_round_trip(struct orion_upstreams *upstreams);
 
 /* Reads a file of one server, in one of its threads: bytes are an anonymous mapping for the caller to munmap(). want:
  * only that many bytes of its beginning; 0: all. -ETIMEDOUT when nothing comes for a deadline; -EFBIG if the file has more
- * than most bytes, -ENODATA if it has none. */
+ * than most bytes, -ENODATA if it has none; -EISDIR, -ELOOP (a symlink) or -EINVAL if it is no regular file. */
 int orion_upstreams_fetch(struct orion_upstreams *upstreams, uint32_t server, const char *path, size_t most, size_t want,
 			  uint8_t **ret, size_t *ret_length);
 

@@ -36,10 +36,11 @@ class _RefusedError(Exception):
 async def are_releases(servers: Sequence[Server], patience: float) -> bool:
     """Whether the sources hold a release, and not plain trees.
 
-    A server that does not answer is what the others are.
+    A server that does not answer is what the others are; of several kinds releases count, and
+    :func:`load_release` leaves the plain trees out.
 
     Raises:
-        UserError: some do and some do not, or none answers.
+        UserError: none answers.
     """
     kinds: dict[str, bool] = {}
     failures: list[OSError] = []
@@ -58,10 +59,7 @@ async def are_releases(servers: Sequence[Server], patience: float) -> bool:
             nursery.start_soon(ask, server, nursery.cancel_scope)
     if not kinds:
         raise UserError(f"{servers[0].source}: {failures[0].strerror}", "check the server and the network")
-    if len(set(kinds.values())) > 1:
-        yes, no = (next(name for name, kind in kinds.items() if kind is wanted) for wanted in (True, False))
-        raise UserError(f"{yes} is a release and {no} is not", "name sources that hold the same")
-    return next(iter(kinds.values()))
+    return any(kinds.values())
 
 
 async def load_release(
@@ -111,7 +109,8 @@ async def load_release(
             return
         if found != digest:
             out.add(other)
-            events.warning(f"{other.source} is left out: it holds another release than {server.source}")
+            why = f"it has another release than {server.source}" if found else "it is no release"
+            events.warning(f"{other.source} is left out: {why}")
 
     async with trio.open_nursery() as nursery:
         for other in rest:
@@ -124,7 +123,7 @@ def _load(server: Server, key: bytes | None) -> Manifest:
     try:
         data = _read(server, MANIFEST)
     except FileNotFoundError:
-        raise _RefusedError("it holds no manifest", AGAIN) from None
+        raise _RefusedError("it is no release", AGAIN) from None
     try:
         manifest = Manifest(data)
     except ManifestError as error:
@@ -140,10 +139,10 @@ def _check_signature(server: Server, manifest: Manifest, key: bytes) -> None:
     try:
         signature = _read(server, SIGNATURE)
     except FileNotFoundError:
-        raise _RefusedError("the release is not signed", UNSIGNED) from None
+        raise _RefusedError("the manifest is not signed", UNSIGNED) from None
     header = manifest.header
     if not digests.signature_is_good(header.digest_kind, header.digest, signature, key):
-        raise _RefusedError("the release is not signed with the key that is asked for", UNSIGNED)
+        raise _RefusedError("the manifest's signature is not by the key", UNSIGNED)
 
 
 def _read(server: Server, name: str) -> bytes:

@@ -11,7 +11,6 @@ import os
 from orioncache.errors import UserError
 from orioncache.native.engine import Engine, LoadError
 from orioncache.native.mount import mount, widen_readahead
-from orioncache.release.detect import PACKS
 from orioncache.release.key import read_public_key
 
 TYPE_CHECKING = False
@@ -85,20 +84,11 @@ def _load(engine: Engine, sources: Sequence[str], *, must: bool) -> bool:
     try:
         engine.load()
     except LoadError as error:
-        missing = error.number in (errno.ENOENT, errno.EINVAL)
-        if missing and not any(_has_packs(source) for source in sources):
+        if error.number == errno.ENOENT:
             if must:
                 message = f"{sources[0]} is no release, so nothing of it is signed"
                 raise UserError(message, UNSIGNED) from None
             return False
         mend = MENDS.get(error.number, "check the servers and the network")
         raise UserError(str(error), mend) from None
-    return True
-
-
-def _has_packs(source: str) -> bool:
-    try:
-        os.stat(f"{source}/{PACKS}")  # noqa: PTH116
-    except OSError:
-        return False
     return True

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Protocol
 
 import trio
@@ -40,9 +40,11 @@ class Content(Protocol):
 class _Flight:
     """A block on its way: ``done`` is set once ``block`` or ``error`` is."""
 
-    __slots__ = ("block", "done", "error")
+    __slots__ = ("block", "done", "error", "key", "number")
 
-    def __init__(self) -> None:
+    def __init__(self, number: int, key: Hashable) -> None:
+        self.number = number
+        self.key = key
         self.done = trio.Event()
         self.block = b""
         self.error: int = 0
@@ -91,28 +93,33 @@ class BlockReader:
         size = self.block_size
         first, last = offset // size, (end - 1) // size
         parts: list[bytes | _Flight] = []
-        missing: list[tuple[int, _Flight]] = []
-        for number in range(first, last + 1):
-            block = content.stored(number)
-            if block is not None:
-                parts.append(block)
-                continue
-            key = content.key(number)
-            flight = self._flights.get(key)
-            if flight is None:
-                flight = self._flights[key] = _Flight()
-                missing.append((number, flight))
-            parts.append(flight)
-        if missing:
-            await self._fly(content, missing)
+        missing: list[_Flight] = []
+        try:
+            for number in range(first, last + 1):
+                block = content.stored(number)
+                if block is not None:
+                    parts.append(block)
+                    continue
+                key = content.key(number)
+                flight = self._flights.get(key)
+                if flight is None:
+                    flight = self._flights[key] = _Flight(number, key)
+                    missing.append(flight)
+                parts.append(flight)
+            runs = _runs(content, missing, max(1, RUN_BYTES // size))
+        except OSError as error:
+            # A part of the file that nobody can find: others may wait for its other parts already.
+            self._land(missing, error.errno or errno.EIO)
+            raise
+        if runs:
+            await self._fly(content, runs)
         blocks = [part if isinstance(part, bytes) else await part.landed() for part in parts]
         if len(blocks) == 1:
             return memoryview(blocks[0])[offset - first * size : end - first * size]
         return _join(blocks, size, offset - first * size, end - offset)
 
-    async def _fly(self, content: Content, missing: list[tuple[int, _Flight]]) -> None:
-        """Fetches the missing blocks; each flight has landed, with a block or an error, when this ends."""
-        runs = _runs(content, missing, max(1, RUN_BYTES // self.block_size))
+    async def _fly(self, content: Content, runs: list[list[_Flight]]) -> None:
+        """Fetches missing blocks; each flight has landed, with a block or an error, when this ends."""
         if len(runs) == 1:
             await self._fly_run(content, runs[0])
             return
@@ -120,11 +127,12 @@ class BlockReader:
             for run in runs:
                 nursery.start_soon(self._fly_run, content, run)
 
-    async def _fly_run(self, content: Content, run: list[tuple[int, _Flight]]) -> None:
+    async def _fly_run(self, content: Content, run: list[_Flight]) -> None:
         """One read for blocks that follow each other. Errors go to the flights, for all who wait for them."""
         error = errno.EIO
         try:
-            for (_, flight), block in zip(run, await content.fetch([n for n, _ in run]), strict=False):
+            found = await content.fetch([flight.number for flight in run])
+            for flight, block in zip(run, found, strict=False):
                 if isinstance(block, OSError):
                     flight.error = block.errno or errno.EIO
                 else:
@@ -133,22 +141,24 @@ class BlockReader:
         except OSError as caught:
             error = caught.errno or errno.EIO
         finally:
-            for number, flight in run:
-                flight.error = flight.error or error
-                del self._flights[content.key(number)]
-                flight.done.set()
+            self._land(run, error)
+
+    def _land(self, flights: Iterable[_Flight], error: int) -> None:
+        """Ends flights, with an error if it is not 0."""
+        for flight in flights:
+            flight.error = flight.error or error
+            del self._flights[flight.key]
+            flight.done.set()
 
 
-def _runs(
-    content: Content, missing: list[tuple[int, _Flight]], longest: int
-) -> list[list[tuple[int, _Flight]]]:
+def _runs(content: Content, missing: list[_Flight], longest: int) -> list[list[_Flight]]:
     """Cuts ascending block numbers into runs that one read brings, each at most ``longest`` blocks."""
-    runs: list[list[tuple[int, _Flight]]] = []
-    for number, flight in missing:
-        if runs and len(runs[-1]) < longest and content.follows(number, runs[-1][-1][0]):
-            runs[-1].append((number, flight))
+    runs: list[list[_Flight]] = []
+    for flight in missing:
+        if runs and len(runs[-1]) < longest and content.follows(flight.number, runs[-1][-1].number):
+            runs[-1].append(flight)
         else:
-            runs.append([(number, flight)])
+            runs.append([flight])
     return runs
 
 

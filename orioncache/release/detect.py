@@ -10,9 +10,10 @@ MAGIC = b"ORIONMF\n"
 
 
 def is_release(directory: int) -> bool:
-    """Whether a directory holds a release: a ``manifest`` that begins like one, beside ``packs/``.
+    """Whether a directory holds a release: a regular file ``manifest`` beside ``packs/``.
 
-    Blocks, if the directory is on a server. Opens nothing but a regular file.
+    Whatever the manifest holds: a damaged one is to be refused, not shown as a file of a plain tree. Blocks,
+    if the directory is on a server.
 
     Args:
         directory: its descriptor; O_PATH is enough.
@@ -23,15 +24,9 @@ def is_release(directory: int) -> bool:
     try:
         if not stat.S_ISDIR(os.stat(PACKS, dir_fd=directory, follow_symlinks=False).st_mode):
             return False
-        if not stat.S_ISREG(os.stat(MANIFEST, dir_fd=directory, follow_symlinks=False).st_mode):
-            return False
+        return stat.S_ISREG(os.stat(MANIFEST, dir_fd=directory, follow_symlinks=False).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    fd = os.open(MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        return os.pread(fd, len(MAGIC), 0) == MAGIC
-    finally:
-        os.close(fd)
 
 
 def pack_name(identity: bytes) -> bytes:

@@ -136,7 +136,7 @@ StartCache = Callable[..., RunningCache]
 
 @pytest.fixture
 def start_cache(tmp_path: Path, kind: str) -> Iterator[StartCache]:
-    """Starts caches of one kind: ``start_cache(source, …, options=[…])``; all are ended, and their logs looked at."""
+    """Starts caches: ``start_cache(source, …, options=[…])``; all are ended, and their logs looked at."""
     caches: list[RunningCache] = []
 
     def start(*sources: Path, options: list[str] | None = None) -> RunningCache:

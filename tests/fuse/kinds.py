@@ -12,8 +12,8 @@ live = pytest.mark.kinds(*LIVE)
 # The native engine leaves to the kernel's page cache what went there whole, and keeps the rest.
 keeps_all_blocks = pytest.mark.kinds(*LIVE, PYTHON_RELEASE)
 
-# What a release shows otherwise than its source: its own inode numbers, the time of the last change for that of
-# the last modification, holes by whole blocks, and one size for all directories.
+# What a release shows otherwise than its source: its own inode numbers, the last modification's time for the
+# last change's, holes by whole blocks, and one size for all directories.
 OTHER_IN_RELEASES = frozenset({"ino", "ctime", "blocks", "blksize"})
 
 

@@ -215,14 +215,17 @@ async def test_a_server_that_fails_is_followed_by_the_next(scene: Scene) -> None
     assert failed.value.errno == errno.EHOSTUNREACH
 
 
-async def test_sources_of_two_kinds_are_refused(tmp_path: Path) -> None:
+async def test_a_release_counts_and_a_plain_tree_beside_it_is_left_out(tmp_path: Path) -> None:
     scene = Scene(tmp_path, ["a"])
     (tmp_path / "plain").mkdir()
     plain = Server(str(tmp_path / "plain"), 1, 4, ProcPaths())
     assert await are_releases(scene.servers, 5.0)
     assert not await are_releases([plain], 5.0)
-    with pytest.raises(UserError, match=r"/a is a release and .*/plain is not"):
-        await are_releases([plain, *scene.servers], 5.0)
+    both = [plain, *scene.servers]
+    assert await are_releases(both, 5.0)
+    _, used = await load_release(both, 5.0, scene.events)
+    assert used == scene.servers
+    assert f"{plain.source} is left out: it is no release" in scene.said()
 
 
 async def test_a_server_with_another_release_is_left_out(scene: Scene) -> None:
@@ -231,7 +234,7 @@ async def test_a_server_with_another_release_is_left_out(scene: Scene) -> None:
     scene.servers[1] = Server(str(scene.paths[1]), 1, 4, ProcPaths())
     await scene.open()
     assert scene.used == scene.servers[:1]
-    assert "left out: it holds another release" in scene.said()
+    assert "left out: it has another release" in scene.said()
 
 
 @pytest.mark.parametrize(
