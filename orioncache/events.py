@@ -8,6 +8,9 @@ from typing import TypedDict
 # How many events are kept; older ones are only in the log.
 KEPT = 100
 
+# Texts name files, and those come from servers: no name may steer a terminal, or begin a line of its own.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+
 log = logging.getLogger("orioncache")
 
 
@@ -38,5 +41,6 @@ class Events:
         return list(self._kept)
 
     def _note(self, severity: str, level: int, text: str) -> None:
+        text = text.translate(_CONTROLS)
         self._kept.append({"time": time.time(), "severity": severity, "text": text})
         log.log(level, text)
