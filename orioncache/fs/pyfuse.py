@@ -1,7 +1,10 @@
 """The mount of a pyfuse3 session: on the kernel's device, or behind the native engine."""
 
 import contextlib
+import logging
+import os
 from collections.abc import Sequence
+from errno import ENOENT
 
 import pyfuse3
 import trio
@@ -11,6 +14,19 @@ from orioncache.fs import mounting
 from orioncache.fs.operations import Operations
 from orioncache.native import mount as native_mount
 from orioncache.native.live import LiveSession
+
+# Requests that are worked on at the same time: those that wait for a dead server must not hold up the others.
+# And tasks that wait for the next ones.
+TASKS = 1000
+IDLE_TASKS = 8
+
+
+def _somebody_waits(record: logging.LogRecord) -> bool:
+    """False for a reply whose request is gone, interrupted or with the mount: C says nothing then either."""
+    return not record.getMessage().endswith(f"fuse_reply_* failed with {os.strerror(ENOENT)}")
+
+
+logging.getLogger("pyfuse3").addFilter(_somebody_waits)
 
 
 class Mount:
@@ -42,11 +58,27 @@ class Mount:
             self.detach()
             raise
 
+    async def serve(self) -> None:
+        """Answers requests until the mount is gone.
+
+        Raises:
+            OSError: the device failed.
+        """
+        try:
+            await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=TASKS)
+        except* ConnectionAbortedError:
+            # The kernel was handing us a request when the mount was forced away.
+            pass
+
     async def ended(self) -> None:
         """Waits until the mount is gone, if pyfuse3 does not see that by itself, and ends pyfuse3."""
         if self.native:
             await trio.lowlevel.wait_readable(self.native.ended_fd)
-            pyfuse3.terminate()
+            self.stop()
+
+    def stop(self) -> None:
+        """Has ``serve()`` return."""
+        pyfuse3.terminate()
 
     def widen_readahead(self) -> bool:
         """Lets the kernel read as far ahead as it may; whether it could be set. Blocks; after INIT."""

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-import pyfuse3
 import trio
 
 from orioncache import __version__
@@ -31,11 +30,6 @@ log = logging.getLogger("orioncache")
 
 # Descriptors that we would like to be allowed: directories and files kept open, for each server.
 DESCRIPTORS = 65536
-
-# Requests that are worked on at the same time: those that wait for a dead server must not hold up the others.
-# And tasks that wait for the next ones.
-TASKS = 1000
-IDLE_TASKS = 8
 
 
 class Cache:
@@ -95,7 +89,7 @@ class Cache:
                         await nursery.start(self._stop_on, stop_on, mount)
                     nursery.start_soon(self._announce, mount, ready)
                     nursery.start_soon(mount.ended)
-                    await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=TASKS)
+                    await mount.serve()
                     nursery.cancel_scope.cancel()
             finally:
                 mount.close()
@@ -182,7 +176,7 @@ class Cache:
                 log.debug("signal %d", number)
                 # In a thread: taking a mount away can mean requests for us.
                 await trio.to_thread.run_sync(mount.detach)
-                pyfuse3.terminate()
+                mount.stop()
                 return
 
 
