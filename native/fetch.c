@@ -293,7 +293,8 @@ static bool run_at_once(struct attempt *attempt, uint32_t server, int *ret_error
 
 	pthread_mutex_unlock(&fetch->packs_lock);
 	/* Whatever goes wrong, a reader thread meets it again and deals with it. */
-	if (fd < 0 || create_blocks(attempt) || fill_blocks(attempt, fd, (off_t)place->offset, RWF_NOWAIT, NULL))
+	if (fd < 0 || create_blocks(attempt) ||
+	    fill_blocks(attempt, fd, (off_t)place->offset, orion_upstreams_at_once(fetch->upstreams, server), NULL))
 		return false;
 	orion_upstreams_count_read(fetch->upstreams, server, attempt->bytes);
 	*ret_error = verify_blocks(attempt);

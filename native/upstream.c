@@ -4,12 +4,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 /* A thread needs little, and all its pages are locked. */
@@ -32,6 +35,7 @@ struct server {
 	uint32_t number;
 	int fd;
 	bool direct;
+	int at_once;
 	char source[256];
 	pthread_cond_t work; /* a job was queued, or the end has come */
 	/* All guarded by all->lock. */
@@ -342,6 +346,14 @@ void orion_upstreams_destroy(struct orion_upstreams *all)
 	free(all);
 }
 
+/* What a local source has in its page cache is read at once; a tmpfs has nothing else, and does not know the flag. */
+static int flags_at_once(int fd)
+{
+	struct statfs status;
+
+	return fstatfs(fd, &status) == 0 && status.f_type == TMPFS_MAGIC ? 0 : RWF_NOWAIT;
+}
+
 int orion_upstreams_add(struct orion_upstreams *all, int fd, const char *source, bool direct)
 {
 	if (all->count == ORION_SERVERS_MAX)
@@ -353,6 +365,7 @@ int orion_upstreams_add(struct orion_upstreams *all, int fd, const char *source,
 	server->number = all->count;
 	server->fd = fd;
 	server->direct = direct;
+	server->at_once = flags_at_once(fd);
 	snprintf(server->source, sizeof(server->source), "%s", source);
 	pthread_cond_init(&server->work, NULL);
 	pthread_mutex_lock(&all->lock);
@@ -485,6 +498,11 @@ void orion_upstreams_progress(struct orion_upstreams *all, struct orion_job *job
 bool orion_upstreams_direct(const struct orion_upstreams *all, uint32_t number)
 {
 	return all->servers[number].direct;
+}
+
+int orion_upstreams_at_once(const struct orion_upstreams *all, uint32_t number)
+{
+	return all->servers[number].at_once;
 }
 
 int orion_upstreams_open(struct orion_upstreams *all, uint32_t number, const char *path, int more)

@@ -85,6 +85,9 @@ void orion_upstreams_progress(struct orion_upstreams *upstreams, struct orion_jo
 /* Whether the server's files are opened with O_DIRECT. */
 bool orion_upstreams_direct(const struct orion_upstreams *upstreams, uint32_t server);
 
+/* Flags with which preadv2() of the files of a server that is not direct waits for nothing. */
+int orion_upstreams_at_once(const struct orion_upstreams *upstreams, uint32_t server);
+
 /* Opens a file below the server's directory for reading, with O_DIRECT where that is wanted and possible. more:
  * flags beside O_RDONLY. Blocks. */
 int orion_upstreams_open(struct orion_upstreams *upstreams, uint32_t server, const char *path, int more);
