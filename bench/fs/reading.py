@@ -80,7 +80,7 @@ def warm(scene: Scene) -> list[Figure]:
             "native": stack.enter_context(stage.overlay(mounted.path)),
             "tmpfs": stack.enter_context(stage.overlay(scene.tree.path)),
         }
-        stage.time("warm up", "read", roots, big)
+        stage.time("warm up", "stream", roots, big)
         stage.time("warm", "read", roots, big, slice=len(big), rounds=WARM_ROUNDS)
     share = ratio(stage.samples, "warm", "tmpfs", "native")
     native, tmpfs = (rate(stage.samples, "warm", name).value for name in roots)
@@ -106,7 +106,7 @@ def cold(scene: Scene) -> list[Figure]:
             "minimal": stack.enter_context(stage.minimal(scene.tree.path)).path,
             "source": scene.tree.path,
         }
-        stage.time("cold", "read", roots, scene.tree.big)
+        stage.time("cold", "stream", roots, scene.tree.big)
     native, minimal, source = (rate(stage.samples, "cold", name) for name in roots)
     others = f"minimal C server {minimal.value:.2f}, the source itself {source.value:.2f} GB/s"
     # One of the two bars is enough, because the source itself may be slow.
