@@ -65,7 +65,10 @@ void orion_engine_destroy(struct orion_engine *engine)
 {
 	if (!engine)
 		return;
-	/* No new requests, then no more reads under way; what is left is ours alone. */
+	/* First no more pushes, which may wait for an answer; then no new requests, then no more reads under way. What is
+	 * left is ours alone. */
+	if (engine->served)
+		orion_served_stop(engine->served);
 	orion_session_destroy(engine->session);
 	if (engine->checks)
 		pthread_join(engine->checker, NULL);

@@ -834,6 +834,11 @@ void orion_fetch_prefetch(struct orion_fetch *fetch, const uint32_t *blocks, siz
 	}
 }
 
+void orion_fetch_given(struct orion_fetch *fetch, uint32_t block)
+{
+	orion_store_given(fetch->store, digest_of(fetch, block));
+}
+
 void orion_fetch_statistics(struct orion_fetch *fetch, struct orion_fetch_statistics *ret)
 {
 	pthread_mutex_lock(&fetch->lock);

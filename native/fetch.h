@@ -78,6 +78,9 @@ bool orion_fetch_cancel(struct orion_fetch *fetch, struct orion_read *read);
  * are here or on their way are left out. In the given order; neighbours are read together. */
 void orion_fetch_prefetch(struct orion_fetch *fetch, const uint32_t *blocks, size_t count);
 
+/* The kernel's page cache has all of a block. */
+void orion_fetch_given(struct orion_fetch *fetch, uint32_t block);
+
 void orion_fetch_statistics(struct orion_fetch *fetch, struct orion_fetch_statistics *ret);
 
 #endif

@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "fuse_release.h"
 
+#include "push.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -32,10 +34,13 @@ struct orion_served {
 	const struct orion_manifest *manifest;
 	struct orion_fetch *fetch;
 	uint64_t generation;
+	struct orion_pusher *pusher;
 	pthread_mutex_t lock; /* of what follows */
 	struct pending *pending;
 	uint64_t in_flight;
 };
+
+static void push(void *context, const struct orion_push *push);
 
 int orion_served_create(const struct orion_manifest *manifest, struct orion_fetch *fetch, struct orion_served **ret)
 {
@@ -43,6 +48,13 @@ int orion_served_create(const struct orion_manifest *manifest, struct orion_fetc
 
 	if (!served)
 		return -ENOMEM;
+
+	const int error = orion_pusher_create(push, served, &served->pusher);
+
+	if (error) {
+		free(served);
+		return error;
+	}
 	served->manifest = manifest;
 	served->fetch = fetch;
 	memcpy(&served->generation, manifest->header->digest, sizeof(served->generation));
@@ -55,8 +67,14 @@ void orion_served_destroy(struct orion_served *served)
 {
 	if (!served)
 		return;
+	orion_pusher_destroy(served->pusher);
 	pthread_mutex_destroy(&served->lock);
 	free(served);
+}
+
+void orion_served_stop(struct orion_served *served)
+{
+	orion_pusher_stop(served->pusher);
 }
 
 uint64_t orion_served_in_flight(struct orion_served *served)
@@ -179,6 +197,51 @@ static void forget_pending(struct pending *pending)
 	served->in_flight--;
 }
 
+/* Whether a READ of some of it waits for us. */
+static bool is_in_flight(struct orion_served *served, const struct orion_push *push)
+{
+	const uint32_t number = number_of(push->node);
+	const struct pending *pending;
+
+	pthread_mutex_lock(&served->lock);
+	for (pending = served->pending; pending; pending = pending->next)
+		if (pending->read->inode == number && pending->read->offset < push->offset + push->block->length &&
+		    push->offset < pending->read->offset + pending->read->length)
+			break;
+	pthread_mutex_unlock(&served->lock);
+	return pending != NULL;
+}
+
+/* In the pusher's thread. The kernel would have it wait for a READ that is in flight, perhaps for a dead server's
+ * deadline; one that comes after this look finds the block here, and is answered at once. */
+static void push(void *context, const struct orion_push *push)
+{
+	struct orion_served *served = context;
+
+	if (is_in_flight(served, push))
+		return;
+	orion_session_store(push->session, push->node, push->offset, push->block->bytes, push->block->length);
+	orion_fetch_given(served->fetch, push->number);
+}
+
+/* Parts of blocks that were given may be followed by the rest. */
+static void push_rests(const struct pending *pending)
+{
+	const struct orion_served *served = pending->served;
+	const struct orion_read *read = pending->read;
+	const uint64_t first = read->offset & -(uint64_t)served->manifest->header->block_size;
+
+	for (uint32_t i = 0; read->kept && !read->error && i < read->slot_count; i++) {
+		const struct orion_slot *slot = &read->slots[i];
+
+		if (slot->block && slot->length < slot->block->length)
+			orion_pusher_given(served->pusher,
+					   &(struct orion_push){pending->session, (uint64_t)read->inode + 1,
+								first + ((uint64_t)i << served->manifest->block_shift),
+								slot->number, slot->block});
+	}
+}
+
 static void answer_read(struct orion_read *read)
 {
 	struct pending *pending = read->context;
@@ -190,6 +253,7 @@ static void answer_read(struct orion_read *read)
 		orion_reply_error(pending->session, pending->unique, read->error);
 	else
 		orion_reply_parts(pending->session, pending->unique, read->parts, read->part_count);
+	push_rests(pending);
 	orion_read_destroy(read);
 	free(pending);
 }

@@ -13,8 +13,11 @@
 struct orion_served;
 
 int orion_served_create(const struct orion_manifest *manifest, struct orion_fetch *fetch, struct orion_served **ret);
-/* After the session and the upstreams, which may answer reads. */
+/* After orion_served_stop(), the session and the upstreams, which may answer reads. */
 void orion_served_destroy(struct orion_served *served);
+
+/* Stops what it does of its own accord; before the session ends. */
+void orion_served_stop(struct orion_served *served);
 
 /* The session's options for it: flags, handle and context. */
 void orion_served_options(struct orion_served *served, struct orion_session_options *ret);

@@ -102,6 +102,18 @@ void orion_reply_error(struct orion_session *session, uint64_t unique, int error
 		;
 }
 
+void orion_session_store(struct orion_session *session, uint64_t node, uint64_t offset, const void *bytes,
+			 uint32_t length)
+{
+	struct fuse_notify_store_out store = {.nodeid = node, .offset = offset, .size = length};
+	struct fuse_out_header header = {
+		.len = (uint32_t)(sizeof(header) + sizeof(store)) + length, .error = FUSE_NOTIFY_STORE};
+	const struct iovec parts[] = {{&header, sizeof(header)}, {&store, sizeof(store)}, {(void *)bytes, length}};
+
+	while (writev(session->device, parts, 3) < 0 && errno == EINTR)
+		;
+}
+
 const void *orion_request_argument(const struct orion_request *request, size_t size)
 {
 	return request->length >= size ? request->body : NULL;

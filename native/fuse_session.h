@@ -61,6 +61,11 @@ void orion_reply(struct orion_session *session, uint64_t unique, const void *dat
 /* parts[0] is left free for the header by the caller. */
 void orion_reply_parts(struct orion_session *session, uint64_t unique, struct iovec *parts, uint32_t count);
 
+/* Stores bytes of a node into the page cache; waits while the kernel reads one of their pages from us. To be called from
+ * a thread that answers nothing. What the kernel does not want, or does not know any more, is no error. */
+void orion_session_store(struct orion_session *session, uint64_t node, uint64_t offset, const void *bytes,
+			 uint32_t length);
+
 /* The request's argument of a fixed size; NULL if it is shorter. */
 const void *orion_request_argument(const struct orion_request *request, size_t size);
 /* The name that follows an argument of that size; NULL if it does not end in the request. */

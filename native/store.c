@@ -247,6 +247,14 @@ static struct orion_item *keep(struct orion_store *store, const uint8_t *key, st
 	return evicted;
 }
 
+/* Locked. */
+static void drop_raw(struct orion_store *store, struct orion_item *item)
+{
+	orion_sieve_remove(&store->raw, item);
+	orion_block_release(((struct raw *)item)->block);
+	free(item);
+}
+
 /* Locked: the block, or NULL; in which case ret_packed may hold its packed bytes. */
 static struct orion_block *look(struct orion_store *store, const uint8_t *key, uint32_t bytes,
 				struct packed *ret_packed)
@@ -262,11 +270,8 @@ static struct orion_block *look(struct orion_store *store, const uint8_t *key, u
 		raw->handed += bytes;
 		store->count.hits++;
 		orion_block_hold(block);
-		if (raw->handed >= block->length) {
-			orion_sieve_remove(&store->raw, item);
-			orion_block_release(block);
-			free(raw);
-		}
+		if (raw->handed >= block->length)
+			drop_raw(store, item);
 		return block;
 	}
 
@@ -332,6 +337,18 @@ struct orion_block *orion_store_get(struct orion_store *store, const uint8_t key
 		return NULL;
 	}
 	return block;
+}
+
+void orion_store_given(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE])
+{
+	pthread_mutex_lock(&store->lock);
+	struct orion_item *item = orion_sieve_find(&store->raw, key);
+
+	if (item)
+		drop_raw(store, item);
+	else
+		forget_packed(store, key);
+	pthread_mutex_unlock(&store->lock);
 }
 
 bool orion_store_has(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE])

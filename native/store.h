@@ -43,6 +43,9 @@ struct orion_block *orion_store_get(struct orion_store *store, const uint8_t key
 void orion_store_put(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE], struct orion_block *block,
 		     uint32_t bytes);
 
+/* The kernel's page cache was given all of a block. */
+void orion_store_given(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE]);
+
 /* Whether orion_store_get() would find a block; counts as no use of it. */
 bool orion_store_has(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE]);
 
