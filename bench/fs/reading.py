@@ -1,13 +1,13 @@
 """Measurements of mounted file systems: what is cold, what is warm, and what the kernel still asks."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
 from orioncache.bench.fs.figures import Figure, at_least, at_most, microseconds, rate, ratio
 from orioncache.bench.fs.scene import Scene
-from orioncache.bench.fs.stage import one_processor, unbroken_memory
+from orioncache.bench.fs.stage import one_processor
 
 # The bars.
 TO_MINIMAL = 1.15
@@ -74,10 +74,13 @@ def upcalls(scene: Scene) -> list[Figure]:
 
 
 def warm(scene: Scene) -> list[Figure]:
-    """Reads sequentially out of the page cache, ours and tmpfs below the same kind of overlay."""
+    """Reads sequentially out of the page cache, ours and tmpfs below the same kind of overlay.
+
+    They fill their memory in turns: who is first gets the pages that others have just freed, scattered or in
+    falling order, and these are read up to twice as slowly.
+    """
     stage, big, twin = scene.stage, scene.tree.big, scene.stage.directory("twin")
     with ExitStack() as stack:
-        #        stack.enter_context(unbroken_memory())
         mounted = stack.enter_context(stage.cache(scene.release, "native"))
         roots = {
             "native": stack.enter_context(stage.overlay(mounted.path)),
@@ -85,7 +88,7 @@ def warm(scene: Scene) -> list[Figure]:
         }
         for number, path in enumerate(big):
             (twin / path).parent.mkdir(parents=True, exist_ok=True)
-            fill = [
+            fill: list[Callable[[], object]] = [
                 partial(stage.time, "warm up", "read", {"native": roots["native"]}, [path]),
                 partial(shutil.copyfile, scene.tree.path / path, twin / path),
             ]
