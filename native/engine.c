@@ -65,14 +65,18 @@ void orion_engine_destroy(struct orion_engine *engine)
 {
 	if (!engine)
 		return;
-	/* First no more pushes, which may wait for an answer; then no new requests, then no more reads under way. What is
-	 * left is ours alone. */
+	/* First no more pushes, which may wait for an answer; then no new requests, then no more reads under way, which are
+	 * answered in the session's name. What is left is ours alone. */
 	if (engine->served)
 		orion_served_stop(engine->served);
-	orion_session_destroy(engine->session);
+	if (engine->session)
+		orion_session_stop(engine->session);
 	if (engine->checks)
 		pthread_join(engine->checker, NULL);
-	orion_upstreams_destroy(engine->upstreams);
+	/* A thread that comes back from a dead server goes on where it was: all of it is left there. */
+	if (!orion_upstreams_destroy(engine->upstreams))
+		return;
+	orion_session_destroy(engine->session);
 	orion_fetch_destroy(engine->fetch);
 	orion_served_destroy(engine->served);
 	orion_store_destroy(engine->store);

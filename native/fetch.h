@@ -58,7 +58,7 @@ struct orion_read {
 int orion_fetch_create(const struct orion_manifest *manifest, struct orion_store *store,
 		       struct orion_upstreams *upstreams, struct orion_events *events,
 		       const struct orion_fetch_options *options, struct orion_fetch **ret);
-/* After orion_upstreams_destroy(), which ends what is under way. */
+/* After orion_upstreams_destroy(), which ends what is under way; not if something is stuck. */
 void orion_fetch_destroy(struct orion_fetch *fetch);
 
 /* Prepares to read size bytes of a file from offset on; leading parts are left for the caller in parts (a reply's

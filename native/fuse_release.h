@@ -13,7 +13,7 @@
 struct orion_served;
 
 int orion_served_create(const struct orion_manifest *manifest, struct orion_fetch *fetch, struct orion_served **ret);
-/* After orion_served_stop(), the session and the upstreams, which may answer reads. */
+/* After orion_served_stop(), orion_session_stop() and the upstreams, which may answer reads. */
 void orion_served_destroy(struct orion_served *served);
 
 /* Stops what it does of its own accord; before the session ends. */

@@ -279,10 +279,8 @@ int orion_session_start(struct orion_session *session, int device)
 	return session->thread_count ? 0 : -error;
 }
 
-void orion_session_destroy(struct orion_session *session)
+void orion_session_stop(struct orion_session *session)
 {
-	if (!session)
-		return;
 	pthread_mutex_lock(&session->lock);
 	session->stopping = true;
 	pthread_cond_broadcast(&session->turn);
@@ -301,6 +299,14 @@ void orion_session_destroy(struct orion_session *session)
 	pthread_mutex_unlock(&session->lock);
 	for (uint32_t i = 0; i < session->thread_count; i++)
 		pthread_join(session->threads[i], NULL);
+	session->thread_count = 0;
+}
+
+void orion_session_destroy(struct orion_session *session)
+{
+	if (!session)
+		return;
+	orion_session_stop(session);
 	close(session->ended);
 	close(session->ready);
 	pthread_cond_destroy(&session->changed);

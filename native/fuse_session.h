@@ -42,11 +42,14 @@ struct orion_session_statistics {
 };
 
 int orion_session_create(const struct orion_session_options *options, struct orion_session **ret);
-/* Stops its threads; the device stays the caller's. */
+/* Stops it, if that was not done before; the device stays the caller's. After whatever may still answer a request. */
 void orion_session_destroy(struct orion_session *session);
 
 /* Serves the mounted /dev/fuse descriptor from threads of its own. */
 int orion_session_start(struct orion_session *session, int device);
+
+/* Ends its threads: no more requests. Those that are under way may be answered until it is destroyed. */
+void orion_session_stop(struct orion_session *session);
 
 /* Becomes readable when the mount is gone. */
 int orion_session_ended_fd(const struct orion_session *session);

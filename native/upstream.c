@@ -308,12 +308,12 @@ static void cancel_queued(struct server *server, struct queue *queue)
 	}
 }
 
-void orion_upstreams_destroy(struct orion_upstreams *all)
+bool orion_upstreams_destroy(struct orion_upstreams *all)
 {
 	bool stuck = false;
 
 	if (!all)
-		return;
+		return true;
 	pthread_mutex_lock(&all->lock);
 	all->ending = true;
 	pthread_cond_signal(&all->tick);
@@ -333,9 +333,9 @@ void orion_upstreams_destroy(struct orion_upstreams *all)
 	}
 	pthread_mutex_unlock(&all->lock);
 	pthread_join(all->clock, NULL);
-	/* A thread that is stuck in the kernel still uses all this, and the process is about to end. */
+	/* A thread that is stuck in the kernel still uses all this. */
 	if (stuck)
-		return;
+		return false;
 	for (uint32_t i = 0; i < all->count; i++) {
 		close(all->servers[i].fd);
 		pthread_cond_destroy(&all->servers[i].work);
@@ -344,6 +344,7 @@ void orion_upstreams_destroy(struct orion_upstreams *all)
 	pthread_cond_destroy(&all->ended);
 	pthread_mutex_destroy(&all->lock);
 	free(all);
+	return true;
 }
 
 /* What a local source has in its page cache is read at once; a tmpfs has nothing else, and does not know the flag. */

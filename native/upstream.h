@@ -59,8 +59,9 @@ struct orion_job {
 
 int orion_upstreams_create(const struct orion_upstream_options *options, struct orion_events *events,
 			   struct orion_upstreams **ret);
-/* Waits for jobs under way, but for stuck ones no longer than a deadline. */
-void orion_upstreams_destroy(struct orion_upstreams *upstreams);
+/* Waits for jobs under way, but for stuck ones no longer than a deadline. false: some are, and then nothing that they
+ * use may be freed, for they may come back. */
+bool orion_upstreams_destroy(struct orion_upstreams *upstreams);
 
 /* Adds the server whose release directory fd stands for (taken over). direct: its files are opened with O_DIRECT (NFS,
  * whose page cache would hold everything twice). To be done before any job. */
