@@ -666,6 +666,19 @@ static void note_demand(struct orion_fetch *fetch, uint32_t number)
 	}
 }
 
+/* A slot's block, held, if it is here. */
+static struct orion_block *stored(struct orion_fetch *fetch, const struct orion_slot *slot)
+{
+	struct orion_block *block = orion_store_get(fetch->store, digest_of(fetch, slot->number), bytes_kept(slot));
+
+	/* In a hostile manifest another block may have this one's digest. What is fetched in its place will not. */
+	if (block && block->length != fetch->manifest->blocks[slot->number].length) {
+		orion_block_release(block);
+		return NULL;
+	}
+	return block;
+}
+
 /* Locked: lets a slot wait for a block that was not in the store a moment ago; whether it takes a new flight. */
 static bool join(struct orion_fetch *fetch, struct orion_slot *slot)
 {
@@ -674,7 +687,7 @@ static bool join(struct orion_fetch *fetch, struct orion_slot *slot)
 
 	if (is_new) {
 		/* It may have landed since. */
-		slot->block = orion_store_get(fetch->store, digest_of(fetch, slot->number), bytes_kept(slot));
+		slot->block = stored(fetch, slot);
 		if (slot->block)
 			return false;
 		flight = take_off(fetch, slot->number, false);
@@ -711,12 +724,21 @@ static size_t bytes_around(struct orion_fetch *fetch)
 	return (size_t)(AROUND_MOST * (trip - AROUND_FROM_NS) / (AROUND_FULL_NS - AROUND_FROM_NS));
 }
 
+/* No file has led here, so nobody has looked at the block's record yet. */
+static bool is_good_place(const struct orion_manifest *manifest, uint32_t number)
+{
+	const struct orion_place *place = &manifest->blocks[number];
+
+	return place->length && place->length <= manifest->header->block_size && place->pack < manifest->pack_count &&
+	       place->offset <= INT64_MAX && place->offset + place->length <= manifest->packs[place->pack].size;
+}
+
 /* Locked: takes off for a block that is neither here nor on its way; false when there is no more room. */
 static bool take_ahead(struct orion_fetch *fetch, uint32_t number, uint32_t *numbers, uint32_t *count)
 {
 	if (*count == ORION_RUN_BLOCKS || fetch->ahead_bytes >= AHEAD_MOST)
 		return false;
-	if (!*find_flight(fetch, number) && !orion_store_has(fetch->store, digest_of(fetch, number)) &&
+	if (is_good_place(fetch->manifest, number) && !*find_flight(fetch, number) && !orion_store_has(fetch->store, digest_of(fetch, number)) &&
 	    take_off(fetch, number, true))
 		numbers[(*count)++] = number;
 	return true;
@@ -764,7 +786,7 @@ bool orion_fetch_read(struct orion_fetch *fetch, struct orion_read *read)
 
 		if (slot->number == ORION_HOLE)
 			continue;
-		slot->block = orion_store_get(fetch->store, digest_of(fetch, slot->number), bytes_kept(slot));
+		slot->block = stored(fetch, slot);
 	}
 	pthread_mutex_lock(&fetch->lock);
 	for (uint32_t i = 0; i < read->slot_count; i++) {

@@ -461,36 +461,6 @@ static void statfs_of(struct orion_served *served, const struct orion_request *r
 	orion_reply(request->session, request->header->unique, &out, sizeof(out));
 }
 
-/* Where data, or a hole, begins at or after an offset. */
-static int seek(const struct orion_manifest *manifest, uint32_t number, uint64_t offset, bool data, uint64_t *ret)
-{
-	const struct orion_inode *inode;
-	int error = orion_manifest_inode(manifest, number, &inode);
-
-	if (error)
-		return error;
-	if (!S_ISREG(inode->mode))
-		return -EINVAL;
-	if (offset >= inode->size)
-		return -ENXIO;
-	for (uint64_t block = offset >> manifest->block_shift;; block++) {
-		const uint64_t begin = block << manifest->block_shift;
-		struct orion_block_of_file found;
-
-		if (begin >= inode->size) {
-			*ret = inode->size; /* At the end of every file there is a hole. */
-			return data ? -ENXIO : 0;
-		}
-		error = orion_manifest_block(manifest, number, block, &found);
-		if (error)
-			return error;
-		if ((found.number != ORION_HOLE) == data) {
-			*ret = begin > offset ? begin : offset;
-			return 0;
-		}
-	}
-}
-
 static void lseek_of(struct orion_served *served, const struct orion_request *request)
 {
 	const struct fuse_lseek_in *in = orion_request_argument(request, sizeof(*in));
@@ -498,8 +468,8 @@ static void lseek_of(struct orion_served *served, const struct orion_request *re
 	int error = -EINVAL;
 
 	if (in && (in->whence == SEEK_DATA || in->whence == SEEK_HOLE))
-		error = seek(served->manifest, number_of(request->header->nodeid), in->offset, in->whence == SEEK_DATA,
-			     &out.offset);
+		error = orion_manifest_seek(served->manifest, number_of(request->header->nodeid), in->offset,
+					    in->whence == SEEK_DATA, &out.offset);
 	if (error)
 		orion_reply_error(request->session, request->header->unique, error);
 	else

@@ -114,6 +114,16 @@ void orion_session_store(struct orion_session *session, uint64_t node, uint64_t 
 		;
 }
 
+bool orion_request_take(struct orion_session *session, const uint8_t *bytes, size_t length, struct orion_request *ret)
+{
+	const struct fuse_in_header *header = (const struct fuse_in_header *)(const void *)bytes;
+
+	if (length < sizeof(*header) || header->len != length)
+		return false;
+	*ret = (struct orion_request){session, header, bytes + sizeof(*header), length - sizeof(*header)};
+	return true;
+}
+
 const void *orion_request_argument(const struct orion_request *request, size_t size)
 {
 	return request->length >= size ? request->body : NULL;
@@ -191,7 +201,7 @@ static bool is_long(const struct orion_request *request)
 	return request->header->opcode == FUSE_READ && in && in->size >= LONG_READ;
 }
 
-static void handle(struct orion_session *session, const struct orion_request *request)
+void orion_session_handle(struct orion_session *session, const struct orion_request *request)
 {
 	if (request->header->opcode < ORION_OPCODES)
 		atomic_fetch_add_explicit(&session->upcalls[request->header->opcode], 1, memory_order_relaxed);
@@ -235,17 +245,15 @@ static void *serve(void *argument)
 				continue;
 			break;
 		}
-		const struct orion_request request = {
-			session, (struct fuse_in_header *)buffer, buffer + sizeof(struct fuse_in_header),
-			(size_t)got - sizeof(struct fuse_in_header)};
+		struct orion_request request;
 
-		if ((size_t)got < sizeof(struct fuse_in_header) || request.header->len != (size_t)got)
+		if (!orion_request_take(session, buffer, (size_t)got, &request))
 			continue;
 		if (is_long(&request)) {
 			end_reading(session);
 			reading = false;
 		}
-		handle(session, &request);
+		orion_session_handle(session, &request);
 	}
 	end_reading(session);
 	pthread_mutex_lock(&session->lock);

@@ -45,7 +45,8 @@ int orion_session_create(const struct orion_session_options *options, struct ori
 /* Stops it, if that was not done before; the device stays the caller's. After whatever may still answer a request. */
 void orion_session_destroy(struct orion_session *session);
 
-/* Serves the mounted /dev/fuse descriptor from threads of its own. */
+/* Serves the mounted /dev/fuse descriptor from threads of its own; with none, requests are handed in, and the descriptor
+ * takes the answers. */
 int orion_session_start(struct orion_session *session, int device);
 
 /* Ends its threads: no more requests. Those that are under way may be answered until it is destroyed. */
@@ -57,6 +58,11 @@ int orion_session_ended_fd(const struct orion_session *session);
 int orion_session_ready_fd(const struct orion_session *session);
 /* What the kernel and we have agreed on in INIT. */
 uint64_t orion_session_flags(const struct orion_session *session);
+
+/* The bytes of one read() from the device as a request; false if they are none. */
+bool orion_request_take(struct orion_session *session, const uint8_t *bytes, size_t length, struct orion_request *ret);
+/* What the session's threads do with each request. */
+void orion_session_handle(struct orion_session *session, const struct orion_request *request);
 
 /* Answers. error: 0 or a negative errno. */
 void orion_reply_error(struct orion_session *session, uint64_t unique, int error);

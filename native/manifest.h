@@ -197,6 +197,10 @@ int orion_manifest_xattr_name(const struct orion_manifest *manifest, uint32_t nu
 int orion_manifest_block(const struct orion_manifest *manifest, uint32_t number, uint64_t file_block,
 			 struct orion_block_of_file *ret);
 
+/* Where data, or else a hole, begins at or after an offset in a regular file; at its end there is a hole. O(n log n) in its
+ * extents. -ENXIO if there is none or the offset is not in the file, -EISDIR or -EINVAL for what is no file, -EIO. */
+int orion_manifest_seek(const struct orion_manifest *manifest, uint32_t number, uint64_t offset, bool data, uint64_t *ret);
+
 /* Bytes that take room in a regular file, for st_blocks: holes left out. O(n) in its extents. The inode must be one
  * that orion_manifest_inode() gave. */
 uint64_t orion_manifest_allocated(const struct orion_manifest *manifest, const struct orion_inode *inode);

@@ -21,15 +21,10 @@ static uint64_t blocks_of(const struct orion_manifest *manifest, const struct or
 	return (inode->size + manifest->header->block_size - 1) >> manifest->block_shift;
 }
 
-static int get_block(const struct orion_manifest *manifest, const struct orion_inode *inode, uint64_t file_block,
-		     struct orion_block_of_file *ret)
+/* The extent that covers a block of a file; NULL if none does. */
+static const struct orion_extent *find_extent(const struct orion_manifest *manifest, const struct orion_inode *inode,
+					      uint64_t file_block)
 {
-	const uint32_t block_size = manifest->header->block_size;
-
-	if (file_block >= blocks_of(manifest, inode))
-		return -ENOENT;
-	const uint64_t rest = inode->size - (file_block << manifest->block_shift);
-	const uint32_t length = rest < block_size ? (uint32_t)rest : block_size;
 	const struct orion_extent *first = manifest->extents + inode->first, *low = first, *high = low + inode->count;
 
 	/* The last extent that does not begin behind it: the one before low, at the end. */
@@ -41,13 +36,27 @@ static int get_block(const struct orion_manifest *manifest, const struct orion_i
 		else
 			high = middle;
 	}
-	if (low == first || file_block - low[-1].file_block >= low[-1].count)
+	return low > first && file_block - low[-1].file_block < low[-1].count ? low - 1 : NULL;
+}
+
+static int get_block(const struct orion_manifest *manifest, const struct orion_inode *inode, uint64_t file_block,
+		     struct orion_block_of_file *ret)
+{
+	const uint32_t block_size = manifest->header->block_size;
+
+	if (file_block >= blocks_of(manifest, inode))
+		return -ENOENT;
+	const uint64_t rest = inode->size - (file_block << manifest->block_shift);
+	const uint32_t length = rest < block_size ? (uint32_t)rest : block_size;
+	const struct orion_extent *extent = find_extent(manifest, inode, file_block);
+
+	if (!extent)
 		return -EIO;
-	if (low[-1].block == ORION_HOLE) {
+	if (extent->block == ORION_HOLE) {
 		*ret = (struct orion_block_of_file){.number = ORION_HOLE, .length = length};
 		return 0;
 	}
-	const uint64_t number = low[-1].block + (file_block - low[-1].file_block);
+	const uint64_t number = extent->block + (file_block - extent->file_block);
 
 	if (number >= manifest->block_count)
 		return -EIO;
@@ -76,6 +85,31 @@ int orion_manifest_block(const struct orion_manifest *manifest, uint32_t number,
 	int result = get_file(manifest, number, &inode);
 
 	return result ? result : get_block(manifest, inode, file_block, ret);
+}
+
+int orion_manifest_seek(const struct orion_manifest *manifest, uint32_t number, uint64_t offset, bool data, uint64_t *ret)
+{
+	const struct orion_inode *inode;
+	int result = get_file(manifest, number, &inode);
+
+	if (result)
+		return result;
+	if (offset >= inode->size)
+		return -ENXIO;
+	for (uint64_t block = offset >> manifest->block_shift; block < blocks_of(manifest, inode);) {
+		const struct orion_extent *extent = find_extent(manifest, inode, block);
+		const uint64_t begin = block << manifest->block_shift;
+
+		if (!extent)
+			return -EIO;
+		if ((extent->block != ORION_HOLE) == data) {
+			*ret = begin > offset ? begin : offset;
+			return 0;
+		}
+		block = (uint64_t)extent->file_block + extent->count;
+	}
+	*ret = inode->size;
+	return data ? -ENXIO : 0;
 }
 
 uint64_t orion_manifest_allocated(const struct orion_manifest *manifest, const struct orion_inode *inode)

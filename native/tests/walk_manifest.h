@@ -76,6 +76,16 @@ static void walk_file(const struct orion_manifest *manifest, uint32_t number, co
 		walk_require(block.pack < manifest->pack_count && block.number < manifest->block_count);
 		walk_require(block.offset + block.length <= manifest->packs[block.pack].size);
 	}
+	for (size_t i = 0; i < sizeof at / sizeof *at; i++)
+		for (int data = 0; data < 2; data++) {
+			const uint64_t offset = at[i] * block_size;
+			uint64_t found = 0;
+			int result = orion_manifest_seek(manifest, number, offset, data, &found);
+
+			walk_require(result == 0 || result == -ENXIO || result == -EIO);
+			walk_require(offset < inode->size || result == -ENXIO);
+			walk_require(result || (found >= offset && found <= inode->size));
+		}
 	walk_require(orion_manifest_allocated(manifest, inode) <= inode->size);
 	if (orion_manifest_file_digest(manifest, number, digest) == 0)
 		walk_touch(digest, manifest->header->digest_size);
