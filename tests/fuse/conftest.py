@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from orioncache.control import client
 from orioncache.errors import UserError
 from tests.fuse import kinds, oddities
+from tests.program import COMMAND
 from tests.waiting import wait_until
 
 if os.geteuid() != 0:
@@ -49,9 +49,7 @@ class RunningCache:
         self.socket = path.parent / f"{path.name}.sock"
         self._log = path.parent / f"{path.name}.log"
         command = [
-            sys.executable,
-            "-m",
-            "orioncache",
+            *COMMAND,
             "mount",
             "--foreground",
             f"--engine={kinds.engine(kind)}",
@@ -117,7 +115,7 @@ class RunningCache:
 
 def released(tree: Path, store: Path, *options: str) -> Path:
     """The directory of a release of a tree, in a store of its own."""
-    command = [sys.executable, "-m", "orioncache", "release", "build", str(tree), str(store)]
+    command = [*COMMAND, "release", "build", str(tree), str(store)]
     done = subprocess.run(
         [*command, "--name=tree", "--version=1", *options], capture_output=True, text=True, check=False
     )

@@ -5,7 +5,6 @@ import os
 import shutil
 import struct
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import xxhash
 
 from tests.fuse import kinds
 from tests.fuse.conftest import RunningCache, released
+from tests.program import COMMAND
 from tests.waiting import wait_until
 
 BLOCK = 128 << 10
@@ -44,7 +44,7 @@ def copy(good: Path, tmp_path: Path) -> Path:
 
 
 def _mount(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "orioncache", "mount", *map(str, arguments)]
+    command = [*COMMAND, "mount", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -290,7 +290,7 @@ def test_a_server_with_another_release_is_left_out(good: Path, tmp_path: Path, k
 @pytest.mark.parametrize("engine", ENGINES)
 def test_only_what_the_key_has_signed_is_served(engine: str, tmp_path: Path) -> None:
     def orion(*arguments: str | Path) -> None:
-        subprocess.run([sys.executable, "-m", "orioncache", *map(str, arguments)], check=True)
+        subprocess.run([*COMMAND, *map(str, arguments)], check=True)
 
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "file").write_bytes(b"signed")

@@ -4,13 +4,13 @@ import json
 import math
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from orioncache.bench.fs.cells import CELLS
 from orioncache.bench.fs.programs import FLAGS, HERE
+from tests.program import COMMAND
 
 SMALL = ["--files=300", "--rounds=3", "--big=1M", "--rebuild-files=500", "--inodes=2000"]
 RATIOS = {"lookup", "read", "pages", "sparse", "warm", "build"}
@@ -20,7 +20,7 @@ RATIOS = {"lookup", "read", "pages", "sparse", "warm", "build"}
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("bench") / "fs.json"
     before = Path("/proc/self/mountinfo").read_text()
-    command = [sys.executable, "-m", "orioncache", "bench", "fs", *SMALL, f"--json={path}"]
+    command = [*COMMAND, "bench", "fs", *SMALL, f"--json={path}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stderr
     assert Path("/proc/self/mountinfo").read_text() == before

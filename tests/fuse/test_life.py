@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -19,9 +18,8 @@ from orioncache.control.places import socket_path
 from orioncache.errors import UserError
 from tests.fuse import kinds
 from tests.fuse.conftest import StartCache
+from tests.program import COMMAND
 from tests.waiting import wait_until
-
-COMMAND = [sys.executable, "-m", "orioncache"]
 
 
 def _orion(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -4,17 +4,17 @@ import json
 import os
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 from orioncache.native.manifest import HOLE, NativeManifest
+from tests.program import COMMAND
 
 TOP = Path(__file__).parents[2]
 BLOCK = 128 << 10
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "orioncache", "release", *map(str, arguments)]
+    return [*COMMAND, "release", *map(str, arguments)]
 
 
 def run(*arguments, code=0):

@@ -6,13 +6,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from orioncache.bench.root import debian_root
 from tests import needs
+from tests.program import COMMAND
 from tests.waiting import wait_until
 
 pytestmark = [
@@ -45,7 +45,7 @@ done
 
 def bench(*arguments):
     """The command's exit code, standard output and standard error."""
-    command = [sys.executable, "-m", "orioncache", "bench", "--timeout", str(BOOT), *map(str, arguments)]
+    command = [*COMMAND, "bench", "--timeout", str(BOOT), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 
@@ -144,9 +144,7 @@ def test_an_interrupt_leaves_nothing(tmp_path, clock):
     if clock == "wall" and shutil.which("ganesha.nfsd") is None:
         pytest.skip("nfs-ganesha is not installed")
     command = [
-        sys.executable,
-        "-m",
-        "orioncache",
+        *COMMAND,
         "bench",
         "--variant",
         "nfs",

@@ -2,13 +2,13 @@
 
 import shutil
 import subprocess
-import sys
 
 import pytest
 
 from orioncache.bench import sample
 from orioncache.bench.root import OWN_INIT, debian_root
 from tests import needs
+from tests.program import COMMAND
 
 pytestmark = [
     pytest.mark.timeout(1800),  # two roots are built the first time
@@ -25,7 +25,7 @@ pytestmark = [
 )
 def test_workload_under(init, words, tmp_path):
     found = tmp_path / "samples.json"
-    command = [sys.executable, "-m", "orioncache", "bench", "--root", debian_root(init), "--json", found]
+    command = [*COMMAND, "bench", "--root", debian_root(init), "--json", found]
     done = subprocess.run(
         [*command, "--variant", "ram", "--rtt", "0", "--runs", "1", *words],
         capture_output=True,

@@ -1,11 +1,11 @@
 """A node's shutdown ends every process but the cache, whose root the shutdown itself runs from."""
 
 import subprocess
-import sys
 
 import pytest
 
 from tests import needs
+from tests.program import COMMAND
 
 pytestmark = [
     needs.QEMU,
@@ -36,7 +36,7 @@ def test_shutdown_goes_to_its_end_on_the_cache(tmp_path):
     workload = tmp_path / "shut-down"
     workload.write_text(SHUT_DOWN)
     workload.chmod(0o755)
-    command = [sys.executable, "-m", "orioncache", "bench", "--variant", "orion", "--rtt", "0"]
+    command = [*COMMAND, "bench", "--variant", "orion", "--rtt", "0"]
     command += ["--workload", workload, "--keep", tmp_path / "logs", "--timeout", str(BOOT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1

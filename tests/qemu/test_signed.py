@@ -1,21 +1,19 @@
 """Nodes with a public key in their image: what they boot, and what they refuse."""
 
 import subprocess
-import sys
 
 import pytest
 
 from orioncache.bench.root import debian_root
 from tests import needs
+from tests.program import COMMAND
 from tests.qemu.test_boot import bench, script
 
 pytestmark = [needs.QEMU, needs.ROOT, pytest.mark.timeout(3600)]
 
 
 def orion(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "orioncache", *map(str, arguments)], capture_output=True, text=True, check=True
-    ).stdout
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,11 @@
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
-TOP = Path(__file__).parents[2]
+from tests.checkout import TOP, copy_tree
+
 HEAVY = (
     "rich",
     "jinja2",
@@ -25,13 +25,7 @@ HEAVY = (
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     out = tmp_path_factory.mktemp("wheel")
     source = tmp_path_factory.mktemp("tree")
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, capture_output=True, check=True).stdout
-    subprocess.run(
-        ["cpio", "--null", "--pass-through", "--make-directories", "--quiet", source],
-        cwd=TOP,
-        input=tracked,
-        check=True,
-    )
+    copy_tree(source)
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--outdir", out, source],
         check=True,
