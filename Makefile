@@ -5,7 +5,7 @@ PYTHON := $(VENV)/bin/python
 ORION := $(VENV)/bin/orioncache
 SCRIPTS := bench/setup.sh .ci/run $(wildcard initramfs/init initramfs/lib/*.sh bench/guest/*.sh)
 
-.PHONY: help setup bench test lint clean
+.PHONY: help setup bench test soak lint clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -21,6 +21,9 @@ test: setup ## every layer of tests: unit, native, FUSE, failover, QEMU (ARGS="-
 	@# The kernel is built here and not by the first test that boots it: with progress on the screen.
 	@$(if $(ARGS),,$(ORION) kernel build --fragment bench)
 	@$(PYTHON) -m pytest $(ARGS)
+
+soak: setup ## half an hour of mixed load on each kind of native cache: flat memory, no leaked flight or descriptor
+	@ORION_SOAK=$${ORION_SOAK:-1800} $(PYTHON) -m pytest -s tests/fuse/test_stress.py -k "long_mixed_load and native"
 
 lint: setup ## ruff, mypy --strict, shellcheck, the C compiler's warnings as errors
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

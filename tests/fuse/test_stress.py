@@ -2,10 +2,14 @@
 
 import errno
 import hashlib
+import json
 import mmap
+import multiprocessing
 import os
 import random
 import resource
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -14,8 +18,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.cgroup import memory_group
 from tests.fuse import kinds
-from tests.fuse.conftest import StartCache
+from tests.fuse.conftest import RunningCache, StartCache
+from tests.program import IS_SANITIZED
+from tests.waiting import wait_until
 
 SEED = int(os.environ.get("ORION_SEED", "20261123"))
 # Seconds of mixed load; half an hour is ORION_SOAK=1800.
@@ -23,6 +30,8 @@ SOAK = float(os.environ.get("ORION_SOAK", "10"))
 BLOCK = 128 << 10
 MIB = 1 << 20
 LARGE = 24 * MIB + 12345
+# For readers, their page cache and the daemon's blocks, where the tree has some 90 MiB.
+LITTLE_MEMORY = 48 * MIB
 SMALL_BUDGETS = ["--cache-size=1M", "--compressed-size=1M"]
 
 releases = pytest.mark.kinds(kinds.NATIVE_RELEASE, kinds.PYTHON_RELEASE)
@@ -49,6 +58,12 @@ def _forget(path: Path) -> None:
         os.close(descriptor)
 
 
+def _has_landed(cache: RunningCache) -> None:
+    """No read waits for anything, and no block is on its way; what nobody waits for may take a moment."""
+    assert cache.status()["fuse"]["reads_in_flight"] == 0
+    wait_until(lambda: not cache.status().get("fetch", {}).get("flights"), "all flights have landed", 5)
+
+
 def _random_access(top: Path, source: Path, seed: int, going: Callable[[], bool]) -> int:
     """Reads and maps random parts, drops pages now and then, compares; says how many times."""
     chance = random.Random(seed)
@@ -62,6 +77,9 @@ def _random_access(top: Path, source: Path, seed: int, going: Callable[[], bool]
             continue
         if chance.random() < 0.2:
             _forget(top / name)
+        if chance.random() < 0.05:
+            assert sorted(os.listdir(top)) == names
+            assert (top / name).stat().st_size == size
         begin = chance.randrange(size)
         length = min(chance.choice([1, 4096, 70_000, MIB]), size - begin)
         with (source / name).open("rb") as file:
@@ -75,6 +93,17 @@ def _random_access(top: Path, source: Path, seed: int, going: Callable[[], bool]
         assert found == expected, f"{name}: {length} bytes at {begin}, seed {seed}"
         done += 1
     return done
+
+
+def _load(top: Path, source: Path, threads: int, seconds: float, seed: int) -> int:
+    """So many threads of random access; says how many accesses they made."""
+    ends = time.monotonic() + seconds
+    with ThreadPoolExecutor(threads) as pool:
+        runs = [
+            pool.submit(_random_access, top, source, seed + number, lambda: time.monotonic() < ends)
+            for number in range(threads)
+        ]
+        return sum(run.result() for run in runs)
 
 
 @releases
@@ -100,17 +129,89 @@ def test_readers_of_one_cold_block_cost_one_read(source: Path, start_cache: Star
 
 def test_random_access_under_tiny_budgets(source: Path, start_cache: StartCache) -> None:
     cache = start_cache(source, options=SMALL_BUDGETS)
-    ends = time.monotonic() + 4
-    with ThreadPoolExecutor(6) as pool:
-        runs = [
-            pool.submit(_random_access, cache.path, source, SEED + n, lambda: time.monotonic() < ends)
-            for n in range(6)
-        ]
-        counts = [run.result() for run in runs]
-    assert min(counts) > 10
-    assert cache.status()["fuse"]["reads_in_flight"] == 0
+    assert _load(cache.path, source, 6, 4, SEED) > 60
+    _has_landed(cache)
     digest = hashlib.sha256((cache.path / "large").read_bytes()).digest()
     assert digest == hashlib.sha256((source / "large").read_bytes()).digest()
+
+
+@releases
+@pytest.mark.skipif(IS_SANITIZED, reason="sanitizers take memory of their own")
+def test_a_node_short_of_memory_goes_on(source: Path, start_cache: StartCache) -> None:
+    """Pages are dropped all the time, and fetched again; every byte is right, and nobody is killed."""
+    cache = start_cache(source, options=SMALL_BUDGETS)
+
+    def read() -> None:
+        group.take(os.getpid())
+        _load(cache.path, source, 3, 4, SEED)
+
+    with memory_group() as group:
+        group.limit(LITTLE_MEMORY)
+        group.take(cache.process.pid)
+        reader = multiprocessing.get_context("fork").Process(target=read)
+        try:
+            reader.start()
+            reader.join(60)
+            assert reader.exitcode == 0
+            assert group.times_at_limit() > 0, "there was memory enough"
+            assert group.killed() == 0
+            _has_landed(cache)
+            digest = hashlib.sha256((cache.path / "large").read_bytes()).digest()
+            assert digest == hashlib.sha256((source / "large").read_bytes()).digest()
+        finally:
+            reader.kill()
+            cache.end()
+
+
+FIO_JOBS = """
+[global]
+filename=data
+size=24m
+verify=crc32c
+verify_interval=4k
+verify_fatal=1
+verify_state_save=0
+direct=0
+runtime=3
+[sequential]
+rw=read
+bs=64k
+[random]
+rw=randread
+bs=4k
+numjobs=3
+[mapped]
+rw=randread
+bs=4k
+ioengine=mmap
+[large]
+rw=randread
+bs=1m
+[direct]
+rw=randread
+bs=4k
+direct=1
+"""
+
+
+@pytest.mark.skipif(shutil.which("fio") is None, reason="fio is not installed")
+def test_fio_verifies_what_it_reads(tmp_path: Path, start_cache: StartCache) -> None:
+    """Each 4 KiB has a checksum of its own and its place in it; seven jobs read at the same time."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    write = ["fio", "--name=write", "--filename=data", "--rw=write", "--bs=4k", "--size=24m"]
+    subprocess.run([*write, "--verify=crc32c", "--do_verify=0"], cwd=tree, check=True, capture_output=True)
+    cache = start_cache(tree, options=SMALL_BUDGETS)
+    (tmp_path / "jobs").write_text(FIO_JOBS)
+    read = ["fio", "--output-format=json", tmp_path / "jobs"]
+    done = subprocess.run(read, cwd=cache.path, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = json.loads(done.stdout[done.stdout.index("{") :])["jobs"]
+    assert len(jobs) == 7
+    for job in jobs:
+        assert job["error"] == 0
+        assert job["read"]["total_ios"] > 0
+    _has_landed(cache)
 
 
 def test_thousands_of_open_files(source: Path, start_cache: StartCache) -> None:
@@ -133,7 +234,7 @@ def test_thousands_of_open_files(source: Path, start_cache: StartCache) -> None:
         for descriptor in opened:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert cache.status()["fuse"]["reads_in_flight"] == 0
+    _has_landed(cache)
 
 
 def _resources(pid: int) -> tuple[int, int, int]:
@@ -148,21 +249,14 @@ def _resources(pid: int) -> tuple[int, int, int]:
 def test_a_long_mixed_load_leaves_nothing_behind(source: Path, start_cache: StartCache) -> None:
     cache = start_cache(source, options=["--cache-size=8M", "--compressed-size=4M"])
 
-    def load(seconds: float, seed: int) -> None:
-        ends = time.monotonic() + seconds
-        with ThreadPoolExecutor(4) as pool:
-            for run in [
-                pool.submit(_random_access, cache.path, source, seed + n, lambda: time.monotonic() < ends)
-                for n in range(4)
-            ]:
-                run.result()
-
     # The first half fills caches and allocators; the second may add next to nothing.
-    load(SOAK / 2, SEED)
+    done = _load(cache.path, source, 4, SOAK / 2, SEED)
     warm = _resources(cache.process.pid)
-    load(SOAK / 2, SEED + 100)
+    done += _load(cache.path, source, 4, SOAK / 2, SEED + 100)
     after = _resources(cache.process.pid)
-    assert after[0] - warm[0] < 8 * 1024, (warm, after)
+    print(f"{cache.kind}: {done} reads in {SOAK:.0f} s; KiB resident, descriptors, threads: {warm}, {after}")
+    # The interpreter's allocator needs some room to breathe; one leaked block in a hundred reads is far more.
+    assert after[0] - warm[0] < 16 * 1024, (warm, after)
     assert after[1] <= warm[1] + 8, (warm, after)
     assert after[2] <= warm[2] + 8, (warm, after)
-    assert cache.status()["fuse"]["reads_in_flight"] == 0
+    _has_landed(cache)
