@@ -316,6 +316,9 @@ static int adopt_file(struct orion_builder *builder, const uint8_t *start, const
 		}
 		next += extent.count;
 	}
+	node.stamp = record.stamp;
+	if (!result && !node_is_whole(&node, &builder->blocks, builder->block_size))
+		result = -EBADMSG;
 	if (!result) {
 		file.stamp = record.stamp;
 		file.extents.count = node.count;
@@ -328,7 +331,7 @@ static int adopt_file(struct orion_builder *builder, const uint8_t *start, const
 			free(file.extents.list);
 	}
 	node_clear(&node);
-	/* A file that lacks a block is read again, no more. */
+	/* A file that lacks a block, or has too many, is read again, no more. */
 	return result == -ENOMEM ? result : 0;
 }
 
@@ -338,18 +341,26 @@ static int adopt(struct orion_builder *builder, const uint8_t *bytes, size_t len
 	size_t at = sizeof(struct journal_header);
 	int result = 0;
 
-	while (!result && at + sizeof(struct frame) <= length) {
+	while (at + sizeof(struct frame) <= length) {
+		const size_t blocks = claims.block_count, files = claims.file_count;
+		const uint8_t *start = bytes + at + sizeof(struct frame);
 		struct frame frame;
 
 		memcpy(&frame, bytes + at, sizeof frame);
-		if (frame.length > length - at - sizeof frame ||
-		    frame.checksum != checksum(bytes + at + sizeof frame, frame.length))
+		if (frame.length > length - at - sizeof frame || frame.checksum != checksum(start, frame.length))
 			break;
-		at += sizeof frame;
-		result = claim(builder, &claims, (struct cursor){bytes + at, bytes + at + frame.length});
-		at += frame.length;
+		result = claim(builder, &claims, (struct cursor){start, start + frame.length});
+		if (result) {
+			/* Nothing of it, nor what follows: new frames go here. */
+			claims.block_count = blocks;
+			claims.file_count = files;
+			break;
+		}
+		at += sizeof frame + frame.length;
 	}
 	*ret_end = at;
+	if (result == -EBADMSG)
+		result = 0;
 	if (!result)
 		result = adopt_blocks(builder, &claims);
 	for (size_t i = 0; !result && !builder->rehash && i < claims.file_count; i++)
@@ -380,8 +391,6 @@ int orion_builder_resume(struct orion_builder *builder)
 	if (st.st_size >= (off_t)sizeof expected && read_all(builder->journal, bytes, (size_t)st.st_size, 0) == 0 &&
 	    memcmp(bytes, &expected, sizeof expected) == 0) {
 		result = adopt(builder, bytes, (size_t)st.st_size, &end);
-		if (result == -EBADMSG)
-			result = 0;
 		if (!result && ftruncate(builder->journal, (off_t)end))
 			result = -errno;
 	} else if (ftruncate(builder->pack, 0) || ftruncate(builder->journal, 0)) {

@@ -43,10 +43,11 @@ bool too_young(const struct orion_builder *builder, const struct stamp *stamp)
 	/* A change within the same tick of the file system's clock as the last one leaves no trace. Ticks are 10 ms at
 	 * most, or seconds where there are no smaller ones; clocks of other machines are not looked at. */
 	const int64_t margin = stamp->ctime_nsec ? 50000000 : 2000000000;
-	const int64_t age = (builder->started.tv_sec - stamp->ctime) * 1000000000 + builder->started.tv_nsec -
-			    stamp->ctime_nsec;
 
-	return builder->started.tv_sec - stamp->ctime < 100 && age < margin;
+	/* Centuries have too many nanoseconds. */
+	if (stamp->ctime < builder->started.tv_sec - 100 || stamp->ctime > builder->started.tv_sec)
+		return stamp->ctime > builder->started.tv_sec;
+	return (builder->started.tv_sec - stamp->ctime) * 1000000000 + builder->started.tv_nsec - stamp->ctime_nsec < margin;
 }
 
 int add_known(struct orion_builder *builder, const struct known_file *file, bool replace)
@@ -78,7 +79,21 @@ int add_known(struct orion_builder *builder, const struct known_file *file, bool
 	return 0;
 }
 
-/* Takes over a release's packs and blocks. */
+/* Whether each block lies in a pack. */
+static bool good_blocks(const struct orion_manifest *manifest)
+{
+	for (uint32_t i = 0; i < manifest->block_count; i++) {
+		const struct orion_place *place = manifest->blocks + i;
+
+		if (place->pack >= manifest->pack_count || !place->length ||
+		    place->length > manifest->header->block_size || place->offset > INT64_MAX ||
+		    place->offset + place->length > manifest->packs[place->pack].size)
+			return false;
+	}
+	return true;
+}
+
+/* Takes over a release's packs and blocks, which are good. */
 static int add_blocks(struct orion_builder *builder, struct source *source)
 {
 	const struct orion_manifest *manifest = &source->manifest;
@@ -106,14 +121,9 @@ static int add_blocks(struct orion_builder *builder, struct source *source)
 	}
 	for (uint32_t i = 0; !result && i < manifest->block_count; i++) {
 		const struct orion_place *from = manifest->blocks + i;
-		struct place place = {.offset = from->offset, .length = from->length, .number = NOWHERE};
+		const struct place place = {from->offset, packs[from->pack], from->length, NOWHERE};
 		bool new;
 
-		if (from->pack >= manifest->pack_count) {
-			result = -EBADMSG;
-			break;
-		}
-		place.pack = packs[from->pack];
 		result = block_table_add(&builder->blocks, manifest->digests + (size_t)i * builder->blocks.digest_size,
 					 &place, source->blocks + i, &new);
 		if (!result && new)
@@ -137,11 +147,15 @@ static int add_scan(struct orion_builder *builder, const struct source *source, 
 		return -EBADMSG;
 	for (uint64_t i = 0; i < header->count; i++) {
 		const struct orion_inode *inode;
+
+		if (orion_manifest_inode(manifest, records[i].number, &inode) || !S_ISREG(inode->mode))
+			return -EBADMSG;
+	}
+	for (uint64_t i = 0; i < header->count; i++) {
+		const struct orion_inode *inode = manifest->inodes + records[i].number;
 		struct known_file file = {.manifest = manifest, .blocks = source->blocks, .number = records[i].number};
 		int result;
 
-		if (orion_manifest_inode(manifest, file.number, &inode) || !S_ISREG(inode->mode))
-			return -EBADMSG;
 		file.stamp = (struct stamp){
 			.device = records[i].device,
 			.inode = records[i].inode,
@@ -174,6 +188,8 @@ int orion_builder_add_release(struct orion_builder *builder, const uint8_t *byte
 	}
 	if (!result)
 		result = orion_manifest_verify(&source->manifest);
+	if (!result && !good_blocks(&source->manifest))
+		result = -EBADMSG;
 	if (!result && !(source->blocks = malloc((source->manifest.block_count + 1) * sizeof *source->blocks)))
 		result = -ENOMEM;
 	if (!result)
@@ -202,14 +218,9 @@ static int add_run(struct node *node, const struct known_file *known, const stru
 	return result;
 }
 
-int match_known(struct orion_builder *builder, struct node *node)
+static int add_runs(struct node *node, const struct known_file *known)
 {
-	const uint32_t number = inode_map_find(&builder->known_map, node->stamp.device, node->stamp.inode);
 	int result = 0;
-
-	if (number == NOWHERE || !same_stamp(&builder->known[number].stamp, &node->stamp))
-		return 0;
-	const struct known_file *known = builder->known + number;
 
 	if (!known->manifest) {
 		for (uint32_t i = 0; !result && i < known->extents.count; i++) {
@@ -217,13 +228,28 @@ int match_known(struct orion_builder *builder, struct node *node)
 
 			result = node_add(node, extent->file_block, extent->count, extent->block);
 		}
-		return result ? result : 1;
+		return result;
 	}
 	const struct orion_inode *inode = known->manifest->inodes + known->number;
 
 	for (uint32_t i = 0; !result && i < inode->count; i++)
 		result = add_run(node, known, known->manifest->extents + inode->first + i);
-	return result ? result : 1;
+	return result;
+}
+
+int match_known(struct orion_builder *builder, struct node *node)
+{
+	const uint32_t number = inode_map_find(&builder->known_map, node->stamp.device, node->stamp.inode);
+	int result;
+
+	if (number == NOWHERE || !same_stamp(&builder->known[number].stamp, &node->stamp))
+		return 0;
+	result = add_runs(node, builder->known + number);
+	if (!result && node_is_whole(node, &builder->blocks, builder->block_size))
+		return 1;
+	/* What is known of it is wrong: it is read. */
+	node_clear(node);
+	return result == -ENOMEM ? result : 0;
 }
 
 int write_scan(struct orion_builder *builder, const uint8_t *manifest_digest)

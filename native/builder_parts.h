@@ -120,6 +120,9 @@ int block_table_add(struct block_table *table, const uint8_t *digest, const stru
 uint32_t block_table_find(const struct block_table *table, const uint8_t *digest);
 void block_table_free(struct block_table *table);
 
+/* Whether a file's extents are what a file of its size has: all its blocks in order, each of the right length. */
+bool node_is_whole(const struct node *node, const struct block_table *table, uint32_t block_size);
+
 struct known_file {
 	struct stamp stamp;
 	const struct orion_manifest *manifest; /* NULL: from a journal */

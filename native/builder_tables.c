@@ -249,6 +249,26 @@ uint32_t block_table_find(const struct block_table *table, const uint8_t *digest
 	return table->slot_count ? *block_slot(table, digest) : NOWHERE;
 }
 
+bool node_is_whole(const struct node *node, const struct block_table *table, uint32_t block_size)
+{
+	const struct orion_extent *extents = node_extents(node);
+	const uint32_t tail = (uint32_t)(node->stamp.size % block_size);
+	const uint64_t blocks = node->stamp.size / block_size + !!tail;
+	uint64_t at = 0;
+
+	for (uint32_t i = 0; i < node->count; i++) {
+		const struct orion_extent *extent = extents + i;
+
+		if (extent->file_block != at || !extent->count || extent->count > blocks - at)
+			return false;
+		for (uint32_t j = 0; extent->block != ORION_HOLE && j < extent->count; j++)
+			if (table->places[extent->block + j].length != (tail && at + j + 1 == blocks ? tail : block_size))
+				return false;
+		at += extent->count;
+	}
+	return at == blocks;
+}
+
 void block_table_free(struct block_table *table)
 {
 	free(table->places);
