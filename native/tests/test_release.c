@@ -196,6 +196,29 @@ static void test_seek(void)
 	free(sample);
 }
 
+/* While the first server's end is waited for, what fails on the second one is handed back to it. */
+static void test_end_while_servers_fail(void)
+{
+	const struct stage_options options = {.server_count = 2, .servers = {STAGE_EMPTY, STAGE_EMPTY}};
+	struct sample *sample = make_sample();
+	struct orion_manifest manifest;
+
+	CHECK(orion_manifest_open((const uint8_t *)sample, sizeof *sample, &manifest) == 0);
+	for (int turn = 0; turn < 500; turn++) {
+		static const uint32_t numbers[] = {3, 2, 1, 0};
+
+		stage_open(&stage, &manifest, &options);
+		/* Each by itself, half of them on the one server, half on the other. */
+		for (int i = 0; i < 4; i++) {
+			orion_fetch_prefetch(stage.fetch, numbers + i, 1);
+			orion_upstreams_report(stage.upstreams, (uint32_t)i % 2, false, false);
+			orion_upstreams_report(stage.upstreams, (uint32_t)i % 2, true, false);
+		}
+		close_stage();
+	}
+	free(sample);
+}
+
 int main(void)
 {
 	stage_make_servers();
@@ -204,6 +227,7 @@ int main(void)
 	test_one_digest_for_two_blocks();
 	test_fetch_ahead_of_broken_blocks();
 	test_seek();
+	test_end_while_servers_fail();
 	puts("test_release: ok");
 	return 0;
 }
