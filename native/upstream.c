@@ -158,9 +158,7 @@ static void *serve(void *argument)
 		job->scratch = scratch;
 		job->ahead = !job->urgent;
 		server->ahead += job->ahead;
-		/* On a server that says nothing, to wait for a thread is to wait for the server. */
-		if (orion_now_ns() - server->last_end < all->options.deadline_ns)
-			job->since = orion_now_ns();
+		job->since = orion_now_ns();
 		pthread_mutex_unlock(&all->lock);
 
 		const int error = job->run(job, server->number);
@@ -201,9 +199,7 @@ static struct orion_job *overdue(struct server *server, uint64_t now)
 	const uint64_t deadline = server->all->options.deadline_ns;
 	struct orion_job *job = server->running.first;
 
-	while (job && now - job->since < deadline)
-		job = job->next;
-	if (job) {
+	if (job && now - job->since >= deadline) {
 		take(&server->running, job);
 		server->stuck++;
 		if (server->threads < STUCK_FACTOR * server->all->options.readers)
@@ -460,7 +456,6 @@ void orion_upstreams_submit(struct orion_upstreams *all, uint32_t number, struct
 	if (refused) {
 		take(job->urgent ? &server->urgent : &server->other, job);
 		server->queued--;
-		job->finished = true; /* before anybody can promote it: it is in no queue */
 	} else {
 		pthread_cond_signal(&server->work);
 	}
@@ -470,6 +465,7 @@ void orion_upstreams_submit(struct orion_upstreams *all, uint32_t number, struct
 	}
 	pthread_mutex_unlock(&all->lock);
 	if (refused) {
+		job->finished = true;
 		job->finish(job, -EIO);
 		job->drop(job);
 	}
@@ -490,9 +486,15 @@ void orion_upstreams_promote(struct orion_upstreams *all, struct orion_job *job)
 
 void orion_upstreams_progress(struct orion_upstreams *all, struct orion_job *job)
 {
+	struct queue *running = &all->servers[job->server].running;
+
 	pthread_mutex_lock(&all->lock);
-	if (!job->finished)
+	if (!job->finished) {
+		/* The queue is in the order of its deadlines. */
+		take(running, job);
+		append(running, job);
 		job->since = orion_now_ns();
+	}
 	pthread_mutex_unlock(&all->lock);
 }
 
