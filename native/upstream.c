@@ -158,7 +158,9 @@ static void *serve(void *argument)
 		job->scratch = scratch;
 		job->ahead = !job->urgent;
 		server->ahead += job->ahead;
-		job->since = orion_now_ns();
+		/* On a server that says nothing, to wait for a thread is to wait for the server. */
+		if (orion_now_ns() - server->last_end < all->options.deadline_ns)
+			job->since = orion_now_ns();
 		pthread_mutex_unlock(&all->lock);
 
 		const int error = job->run(job, server->number);
@@ -199,7 +201,9 @@ static struct orion_job *overdue(struct server *server, uint64_t now)
 	const uint64_t deadline = server->all->options.deadline_ns;
 	struct orion_job *job = server->running.first;
 
-	if (job && now - job->since >= deadline) {
+	while (job && now - job->since < deadline)
+		job = job->next;
+	if (job) {
 		take(&server->running, job);
 		server->stuck++;
 		if (server->threads < STUCK_FACTOR * server->all->options.readers)
@@ -368,7 +372,7 @@ int orion_upstreams_add(struct orion_upstreams *all, int fd, const char *source,
 	server->number = all->count;
 	server->fd = fd;
 	server->direct = direct;
-	server->at_once = flags_at_once(fd);
+	server->at_once = direct ? 0 : flags_at_once(fd);
 	snprintf(server->source, sizeof(server->source), "%s", source);
 	pthread_cond_init(&server->work, NULL);
 	pthread_mutex_lock(&all->lock);
@@ -456,6 +460,7 @@ void orion_upstreams_submit(struct orion_upstreams *all, uint32_t number, struct
 	if (refused) {
 		take(job->urgent ? &server->urgent : &server->other, job);
 		server->queued--;
+		job->finished = true; /* before anybody can promote it: it is in no queue */
 	} else {
 		pthread_cond_signal(&server->work);
 	}
@@ -465,7 +470,6 @@ void orion_upstreams_submit(struct orion_upstreams *all, uint32_t number, struct
 	}
 	pthread_mutex_unlock(&all->lock);
 	if (refused) {
-		job->finished = true;
 		job->finish(job, -EIO);
 		job->drop(job);
 	}
@@ -486,15 +490,9 @@ void orion_upstreams_promote(struct orion_upstreams *all, struct orion_job *job)
 
 void orion_upstreams_progress(struct orion_upstreams *all, struct orion_job *job)
 {
-	struct queue *running = &all->servers[job->server].running;
-
 	pthread_mutex_lock(&all->lock);
-	if (!job->finished) {
-		/* The queue is in the order of its deadlines. */
-		take(running, job);
-		append(running, job);
+	if (!job->finished)
 		job->since = orion_now_ns();
-	}
 	pthread_mutex_unlock(&all->lock);
 }
 
