@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -69,6 +70,20 @@ static const uint8_t *digest_of(const struct orion_fetch *fetch, uint32_t number
 	return fetch->manifest->digests + (size_t)number * fetch->manifest->header->digest_size;
 }
 
+/* Each pack is opened once on each server, and kept open. As far as we may: 256 more for all else. */
+static void allow_descriptors(rlim_t packs)
+{
+	struct rlimit limit, wanted;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur >= packs + 256)
+		return;
+	wanted = (struct rlimit){packs + 256, limit.rlim_max > packs + 256 ? limit.rlim_max : packs + 256};
+	if (setrlimit(RLIMIT_NOFILE, &wanted)) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+}
+
 int orion_fetch_create(const struct orion_manifest *manifest, struct orion_store *store,
 		       struct orion_upstreams *upstreams, struct orion_events *events,
 		       const struct orion_fetch_options *options, struct orion_fetch **ret)
@@ -85,6 +100,7 @@ int orion_fetch_create(const struct orion_manifest *manifest, struct orion_store
 		free(fetch);
 		return -ENOMEM;
 	}
+	allow_descriptors((rlim_t)manifest->pack_count * orion_upstreams_count(upstreams));
 	memset(fetch->packs, 0xff, manifest->pack_count * sizeof(*fetch->packs)); /* -1: not open */
 	fetch->manifest = manifest;
 	fetch->store = store;
@@ -241,12 +257,34 @@ static int verify_blocks(struct attempt *attempt)
 	for (uint32_t i = 0; i < attempt->count; i++) {
 		struct orion_block *block = attempt->blocks[i];
 
+		if (!block)
+			continue;
 		orion_digest_bytes(header->digest_kind, block->bytes, block->length, digest);
 		if (memcmp(digest, digest_of(fetch, attempt->first + i), header->digest_size) == 0)
 			continue;
 		orion_block_release(block);
 		attempt->blocks[i] = NULL;
 		error = -EBADMSG;
+	}
+	return error;
+}
+
+/* One by one, after a read of all of them failed: a bad spot costs its own block alone, as the next server may be bad
+ * elsewhere. Blocks that cannot be read are left out; the last error. */
+static int fill_each(struct attempt *attempt, int fd, off_t offset)
+{
+	int error = 0;
+
+	for (uint32_t i = 0; i < attempt->count; i++) {
+		struct attempt one = {.count = 1, .bytes = attempt->blocks[i]->length, .blocks = {attempt->blocks[i]}};
+		const int failed = fill_blocks(&one, fd, offset, 0, NULL);
+
+		offset += (off_t)one.bytes;
+		if (!failed)
+			continue;
+		error = failed;
+		orion_block_release(attempt->blocks[i]);
+		attempt->blocks[i] = NULL;
 	}
 	return error;
 }
@@ -273,10 +311,18 @@ static int run_attempt(struct orion_job *job, uint32_t server)
 		if (!error)
 			error = fill_blocks(attempt, fd, (off_t)place->offset, 0, scratch);
 	}
-	if (error)
+	/* Other errors are the server's and not one spot's: there each try would wait again. */
+	if (error == -ENODATA || error == -EIO)
+		error = fill_each(attempt, fd, (off_t)place->offset);
+	else if (error)
+		release_blocks(attempt);
+	if (error && error != -ENODATA && error != -EIO)
 		return error;
 	orion_upstreams_count_read(fetch->upstreams, server, attempt->bytes);
-	return verify_blocks(attempt);
+
+	const int bad = verify_blocks(attempt);
+
+	return error ? error : bad;
 }
 
 /* In whatever thread asks: the same, if a local source has all of it in its page cache; waits for nothing. What is
@@ -437,7 +483,7 @@ static void tell_failure(const struct attempt *attempt, uint32_t server, int err
 		return;
 	}
 	for (uint32_t i = attempt->count; i-- > 0;)
-		if (error == -ENODATA || !attempt->blocks[i]) {
+		if (!attempt->blocks[i]) {
 			first = i;
 			bad++;
 		}
@@ -446,16 +492,22 @@ static void tell_failure(const struct attempt *attempt, uint32_t server, int err
 			  blocks, what_went_wrong(error));
 }
 
+/* A server is not to blame for our own end, or for what this process lacks; and no other server helps. */
+static bool is_ours(int error)
+{
+	return error == -ECANCELED || error == -ENOMEM || error == -EMFILE || error == -ENFILE;
+}
+
 static void finish_attempt(struct orion_job *job, int error)
 {
 	struct attempt *attempt = (struct attempt *)job;
 	struct orion_fetch *fetch = attempt->fetch;
 	struct orion_slot *done = NULL;
 	/* After a deadline the thread may still be writing to attempt->blocks. */
-	const bool any = error == 0 || error == -EBADMSG || error == -ENOMEM;
+	const bool any = error != -ETIMEDOUT;
+	const bool ours = is_ours(error);
 
-	/* A server is not to blame for our own end, or our lack of memory. */
-	if (error != -ECANCELED && error != -ENOMEM)
+	if (!ours)
 		orion_upstreams_report(fetch->upstreams, job->server, error == 0, error == -EBADMSG || error == -ENODATA);
 	if (error && error != -ECANCELED)
 		tell_failure(attempt, job->server, error);
@@ -471,13 +523,13 @@ static void finish_attempt(struct orion_job *job, int error)
 		while (end < attempt->count && (any && attempt->blocks[end]) == good)
 			end++;
 		/* Who is asked next is told before the flight lands, if anybody can be. */
-		if (good || error == -ECANCELED || error == -ENOMEM ||
+		if (good || ours ||
 		    ask(fetch, attempt->first + i, end - i, attempt->tried, true)) {
 			pthread_mutex_lock(&fetch->lock);
 			for (uint32_t k = i; k < end; k++)
 				land(fetch, attempt->first + k, good ? attempt->blocks[k] : NULL, &done);
 			pthread_mutex_unlock(&fetch->lock);
-			if (!good && error != -ECANCELED)
+			if (!good && !ours)
 				tell_no_good_copy(fetch, attempt->first + i, end - i, attempt->tried);
 		}
 		i = end;

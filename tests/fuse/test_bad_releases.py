@@ -273,6 +273,61 @@ def test_a_pack_that_one_server_lacks_comes_from_the_other(
 
 
 @releases
+def test_servers_that_are_bad_in_different_places_are_good_together(
+    good: Path, copy: Path, tmp_path: Path, kind: str
+) -> None:
+    """One's pack ends too early, the other's first blocks are damaged: each block has one good copy."""
+    other = Path(shutil.copytree(good, tmp_path / "other"))
+    _spoil(other, b"A", 500)
+    pack = _pack(copy)
+    content = pack.read_bytes()
+    pack.unlink()
+    pack.write_bytes(content[: content.index(b"B" * 1000)])
+    cache = _serve(kind, tmp_path, copy, other)
+    try:
+        for letter, number in ((b"A", 0), (b"B", 1), (b"C", 2)):
+            read = (cache.path / f"file{number}").read_bytes()
+            assert read[:1000] == letter * 1000
+            assert len(read) == 1000 + 3 * BLOCK
+    finally:
+        cache.end()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_many_packs_need_no_more_descriptors_than_the_hard_limit(engine: str, tmp_path: Path) -> None:
+    """A version with new content brings a pack of its own; the soft limit shall not end their reading."""
+    (tmp_path / "tree").mkdir()
+    for number in range(12):
+        (tmp_path / "tree" / f"file{number}").write_bytes(os.urandom(1000))
+        release = _build_version(tmp_path, str(number))
+    assert len(list((release / "packs").iterdir())) == 12
+    point = tmp_path / "point"
+    point.mkdir()
+    limited = ["prlimit", "--nofile=28:4096", *COMMAND, "mount", f"--engine={engine}", release, point]
+    subprocess.run(limited, check=True, timeout=60)
+    try:
+        for number in range(12):
+            expected = (tmp_path / "tree" / f"file{number}").read_bytes()
+            assert (point / f"file{number}").read_bytes() == expected
+    finally:
+        subprocess.run(["umount", point], check=True)
+
+
+def _build_version(top: Path, version: str) -> Path:
+    command = [
+        *COMMAND,
+        "release",
+        "build",
+        top / "tree",
+        top / "store",
+        "--name=tree",
+        f"--version={version}",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    return top / "store/releases/tree" / version
+
+
+@releases
 def test_a_server_with_another_release_is_left_out(good: Path, tmp_path: Path, kind: str) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "file0").write_bytes(b"something else")
