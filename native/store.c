@@ -70,7 +70,14 @@ static struct orion_block *take_from_pool(size_t length)
 
 static bool give_to_pool(struct orion_block *block)
 {
+	struct orion_block *shorter[POOL_BLOCKS];
+	uint32_t count = 0;
+
 	pthread_mutex_lock(&pool.lock);
+	/* The tail of a file must not keep whole blocks out, which are the longest. */
+	if (pool.count && pool.length < block->length)
+		while (pool.count)
+			shorter[count++] = pool.blocks[--pool.count];
 	const bool taken = !pool.count || (pool.length == block->length && pool.count < POOL_BLOCKS);
 
 	if (taken) {
@@ -78,6 +85,8 @@ static bool give_to_pool(struct orion_block *block)
 		pool.blocks[pool.count++] = block;
 	}
 	pthread_mutex_unlock(&pool.lock);
+	while (count)
+		free(shorter[--count]);
 	return taken;
 }
 
