@@ -4,16 +4,15 @@
 
 #include "digest.h"
 #include "fuse_release.h"
+#include "mount.h"
 
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <linux/magic.h>
 #include <pthread.h>
 #include <sys/mman.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #define MANIFEST_MOST ((size_t)8 << 30)
@@ -91,9 +90,7 @@ void orion_engine_destroy(struct orion_engine *engine)
 int orion_engine_add(struct orion_engine *engine, int fd, const char *source)
 {
 	const uint32_t number = orion_upstreams_count(engine->upstreams);
-	struct statfs status;
-	const bool direct = fstatfs(fd, &status) == 0 && status.f_type == NFS_SUPER_MAGIC;
-	const int error = orion_upstreams_add(engine->upstreams, fd, source, direct);
+	const int error = orion_upstreams_add(engine->upstreams, fd, source, orion_is_on_nfs(fd));
 
 	if (!error)
 		snprintf(engine->sources[number], sizeof(engine->sources[number]), "%s", source);

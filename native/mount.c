@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -55,4 +57,32 @@ int orion_widen_readahead(const char *path)
 
 	close(fd);
 	return error;
+}
+
+/* The type stands behind the optional fields, which a lone hyphen ends (proc(5)). */
+static bool line_has_nfs(const char *line)
+{
+	const char *type = strstr(line, " - ");
+
+	return type && (strncmp(type, " - nfs ", 7) == 0 || strncmp(type, " - nfs4 ", 8) == 0);
+}
+
+bool orion_is_on_nfs(int fd)
+{
+	char *line = NULL;
+	size_t size = 0;
+	bool found = false;
+	struct statx status;
+	FILE *mounts;
+
+	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_MNT_ID, &status) ||
+	    !(status.stx_mask & STATX_MNT_ID))
+		return false;
+	mounts = fopen("/proc/self/mountinfo", "re");
+	while (mounts && !found && getline(&line, &size, mounts) > 0)
+		found = strtoull(line, NULL, 10) == status.stx_mnt_id && line_has_nfs(line);
+	free(line);
+	if (mounts)
+		fclose(mounts);
+	return found;
 }

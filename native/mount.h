@@ -2,6 +2,8 @@
 #ifndef ORION_MOUNT_H
 #define ORION_MOUNT_H
 
+#include <stdbool.h>
+
 /* The type that /proc/self/mountinfo shows. */
 #define ORION_FILESYSTEM "fuse.orioncache"
 
@@ -15,5 +17,9 @@ int orion_unmount(const char *path);
 /* Lets the kernel read as far ahead as it may ask for at once; INIT alone leaves it at 128 KiB. Asks the mount for its
  * attributes: somebody must be serving. */
 int orion_widen_readahead(const char *path);
+
+/* Whether a descriptor's file is on NFS, as /proc/self/mountinfo says; false where that cannot be read. Asks no server,
+ * as fstatfs() would: it may be one that does not answer. */
+bool orion_is_on_nfs(int fd);
 
 #endif
