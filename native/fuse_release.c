@@ -302,18 +302,16 @@ static void interrupt(struct orion_served *served, const struct orion_request *r
 	pthread_mutex_lock(&served->lock);
 	for (pending = served->pending; pending && pending->unique != in->unique; pending = pending->next)
 		;
-	/* If it cannot be cancelled any more, it is being answered, and waits for this lock. */
+	/* If it cannot be cancelled, it waits for nothing yet, or is being answered and waits for this lock. */
 	if (pending && (cancelled = orion_fetch_cancel(served->fetch, pending->read)))
 		forget_pending(pending);
-	const bool known = pending != NULL;
-
 	pthread_mutex_unlock(&served->lock);
 	if (cancelled) {
 		orion_reply_error(pending->session, pending->unique, -EINTR);
 		orion_read_destroy(pending->read);
 		free(pending);
-	} else if (!known) {
-		/* Another thread may just be about to begin with it: the kernel asks again, or knows that it is gone. */
+	} else {
+		/* Another thread may just be about to begin with it: the kernel asks again, or knows that it is answered. */
 		orion_reply_error(request->session, request->header->unique, -EAGAIN);
 	}
 }
