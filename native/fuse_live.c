@@ -131,6 +131,17 @@ static void *reply(void *argument)
 	return NULL;
 }
 
+/* Asks for a send buffer as an ordinary user may; whether a whole reply goes into it. */
+static bool fits_reply(int end, int size)
+{
+	socklen_t length = sizeof(size);
+
+	if (setsockopt(end, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)) ||
+	    getsockopt(end, SOL_SOCKET, SO_SNDBUF, &size, &length))
+		return false;
+	return (unsigned)size >= REPLY_MAX + 4096;
+}
+
 int orion_live_create(uint64_t ttl_ns, struct orion_live **ret)
 {
 	struct orion_live *live = calloc(1, sizeof(*live));
@@ -147,10 +158,9 @@ int orion_live_create(uint64_t ttl_ns, struct orion_live **ret)
 	live->ours = pair[0];
 	live->libfuses = pair[1];
 	for (int i = 0; i < 2; i++)
-		/* Only root may have more than the system's limit. */
-		if (setsockopt(pair[i], SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) &&
-		    setsockopt(pair[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)))
-			error = -errno;
+		/* Only root may have more than the system's limit. Without, a long reply would be lost: no engine then. */
+		if (setsockopt(pair[i], SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) && !fits_reply(pair[i], size))
+			error = -ENOBUFS;
 	if (!error)
 		error = orion_answers_create(ttl_ns, &live->answers);
 	if (!error)

@@ -1,5 +1,6 @@
 """A cache's life: from taking the sources' descriptors to the end of its mount."""
 
+import errno
 import logging
 import os
 import resource
@@ -81,7 +82,7 @@ class Cache:
         self._operations = operations = Operations(tree)
         with ControlServer(self.options.control, self.status):
             behind_c = self.options.engine == "native" and isinstance(tree, LiveTree)
-            native = LiveSession(self.options.attr_ttl) if behind_c else None
+            native = self._live_session() if behind_c else None
             self._mount = mount = Mount(operations, self.sources, self.mountpoint, native)
             try:
                 async with trio.open_nursery() as nursery:
@@ -96,6 +97,19 @@ class Cache:
         for fd in self._held:
             os.close(fd)
         self._events.info(f"{self.mountpoint}: ended")
+
+    def _live_session(self) -> LiveSession | None:
+        """C before pyfuse3; None where the system's limits forbid it, and pyfuse3 has the device itself."""
+        try:
+            return LiveSession(self.options.attr_ttl)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+        self._events.warning(
+            "the Python engine serves: sockets may not have the buffers that the native one needs here; "
+            "run it with CAP_NET_ADMIN, or: sysctl net.core.wmem_max=8388608"
+        )
+        return None
 
     def status(self) -> dict[str, object]:
         """What ``orioncache status`` shows; never asks a server, and may be called from any thread."""
