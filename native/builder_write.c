@@ -357,7 +357,7 @@ static int put_inode(struct writing *writing, const struct node *node, const uin
 	return result ? result : append(writing, ORION_INODES, &inode, sizeof inode);
 }
 
-/* Of its blocks' digests, in order: packs of the same content have the same name. */
+/* Of its blocks' digests and where they lie: packs with the same bytes in the same places have the same name. */
 static void name_pack(struct orion_builder *builder)
 {
 	const struct block_table *table = &builder->blocks;
@@ -366,8 +366,10 @@ static void name_pack(struct orion_builder *builder)
 
 	orion_hash_begin(&hash, ORION_XXH3_128);
 	for (uint32_t i = 0; i < table->count; i++)
-		if (table->places[i].pack == NEW_PACK)
+		if (table->places[i].pack == NEW_PACK) {
 			orion_hash_add(&hash, table->digests + (size_t)i * table->digest_size, table->digest_size);
+			orion_hash_add(&hash, (const uint8_t *)&table->places[i].offset, sizeof table->places[i].offset);
+		}
 	orion_hash_end(&hash, digest);
 	memcpy(builder->pack_id, digest, sizeof builder->pack_id);
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from orioncache.errors import UserError
 from orioncache.native.builder import Builder, BuildFailedError, Progress
+from orioncache.release.format import ManifestError
 from orioncache.release.store import Release, Store, already_there, check_name
 
 BLOCK_SIZE = 128 << 10
@@ -62,6 +63,7 @@ def build(
     block_size: int = BLOCK_SIZE,
     jobs: int = 0,
     rehash: bool = False,
+    verify_store: bool = False,
     cross: bool = False,
     force: bool = False,
     exclude: Sequence[str] = (),
@@ -78,6 +80,7 @@ def build(
         block_size: bytes; a power of two from 4096 to 1 MiB.
         jobs: threads; 0: one for each processor.
         rehash: read all files, also those that look unchanged.
+        verify_store: read all blocks of the store as well, and take none from a release that has bad ones.
         cross: enter file systems that are mounted in the tree.
         force: begin even if the disk may be too small.
         exclude: patterns of what to leave out.
@@ -108,7 +111,7 @@ def build(
             ) as builder:
                 for pattern in exclude:
                     builder.exclude(pattern)
-                _tell(builder, store, name, rehash)
+                _tell(builder, store, name, rehash=rehash, verify_store=verify_store)
                 builder.resume(watch)
                 builder.walk(watch)
                 _check_room(builder.progress(), work, force)
@@ -161,15 +164,30 @@ def _explain(error: BuildFailedError, root: Path, store: Store) -> Exception:
     )
 
 
-def _tell(builder: Builder, store: Store, name: str, rehash: bool) -> None:
-    """Tells the builder what is there: this name's newest first, for what is in their scans."""
+def _tell(builder: Builder, store: Store, name: str, *, rehash: bool, verify_store: bool) -> None:
+    """Tells the builder what is there: this name's newest first, for what is in their scans.
+
+    What lacks a pack is not there; a store whose bytes are in doubt is read whole when that is asked for.
+    """
     own = store.releases(name)
     seen: set[str] = set()
     for release in [*own, *(other for other in store.releases() if other.name != name)]:
         first_of_name = release.name not in seen
         seen.add(release.name)
+        if not _is_usable(release, store, verify_store=verify_store):
+            continue
         use_scan = not rehash and (first_of_name or release in own[:SCANS])
         builder.add_release(release.manifest, release.scan if use_scan else None)
+
+
+def _is_usable(release: Release, store: Store, *, verify_store: bool) -> bool:
+    from orioncache.release.packs import has_packs  # noqa: PLC0415
+    from orioncache.release.verify import verify  # noqa: PLC0415
+
+    try:
+        return has_packs(release.manifest, store.packs) and (not verify_store or verify(release).good)
+    except (ManifestError, OSError):
+        return False
 
 
 def _publish(store: Store, work: Path, name: str, version: str, pack: str | None) -> Release:
@@ -231,8 +249,11 @@ def _take_directory(store: Store, digest_kind: int, block_size: int) -> tuple[Pa
 
 
 def _lock(path: Path) -> int | None:
-    """The lock of a build's directory; None if its builder lives."""
-    fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """The lock of a build's directory; None if its builder lives, or has just taken it away."""
+    try:
+        fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -52,6 +52,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     build.add_argument("--rehash", action="store_true", help="read every file, even if it looks unchanged")
     build.add_argument(
+        "--verify-store",
+        action="store_true",
+        help="read the store's blocks as well, and store those again that are damaged there",
+    )
+    build.add_argument(
         "--exclude",
         action="append",
         default=[],
@@ -95,6 +100,7 @@ def run_build(args: argparse.Namespace) -> int:
             block_size=args.block_size,
             jobs=args.jobs,
             rehash=args.rehash,
+            verify_store=args.verify_store,
             cross=args.cross_file_systems,
             force=args.force,
             exclude=args.exclude,

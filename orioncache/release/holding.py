@@ -4,11 +4,14 @@ import contextlib
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Iterable, Sequence
 
 from orioncache.errors import UserError
 from orioncache.mounts import NFS_TYPES, filesystem_type
 from orioncache.release.detect import MANIFEST
+
+TRIES, PAUSE = 5, 0.02  # seconds between two
 
 
 def hold(sources: Iterable[tuple[str, int]]) -> list[int]:
@@ -31,14 +34,27 @@ def hold(sources: Iterable[tuple[str, int]]) -> list[int]:
             continue
         fd = os.open(MANIFEST, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _share(fd)
             held.append(fd)
         except BlockingIOError:
+            os.close(fd)
             raise UserError(f"{source} is being removed", "mount another version") from None
         except OSError:
             # A file system without locks: nobody can ask.
             os.close(fd)
     return held
+
+
+def _share(fd: int) -> None:
+    """Locks a manifest. Who looks whether it is in use locks it alone for a moment, which means nothing."""
+    for _ in range(TRIES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(PAUSE)
+        else:
+            return
+    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def hold_meanwhile(sources: Sequence[str]) -> None:

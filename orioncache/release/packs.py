@@ -58,9 +58,27 @@ def pack_file(identity: bytes) -> str:
     return f"{identity.hex()}.pack"
 
 
+def pack_sizes(manifest: Path) -> dict[str, int]:
+    """The files of the packs that a manifest names, in its order, with the bytes that each should have."""
+    packs = layout.PACK.iter_unpack(read_section(manifest, Section.PACKS))
+    return {pack_file(identity): size for identity, size, _ in packs}
+
+
 def used_packs(manifest: Path) -> list[str]:
     """The files of the packs that a manifest names, in its order."""
-    return [pack_file(record[0]) for record in layout.PACK.iter_unpack(read_section(manifest, Section.PACKS))]
+    return list(pack_sizes(manifest))
+
+
+def has_packs(manifest: Path, directory: Path) -> bool:
+    """Whether all packs that a manifest names are in a directory, each as long as it should be.
+
+    Raises:
+        ManifestError: it is damaged.
+    """
+    try:
+        return all((directory / name).stat().st_size == size for name, size in pack_sizes(manifest).items())
+    except FileNotFoundError:
+        return False
 
 
 def used_ranges(manifest: Path) -> Iterator[tuple[str, int, int]]:

@@ -12,9 +12,9 @@ A release appears by one rename, when all that it needs is on the disk, and leav
 
 import errno
 import fcntl
+import filecmp
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from orioncache.atomic import replacing
 from orioncache.errors import UserError
 from orioncache.release.detect import MANIFEST, PACKS, SIGNATURE
 
@@ -133,10 +134,8 @@ class Store:
                 (path / folder).mkdir(parents=True, exist_ok=True)
             (path / "builds").chmod(0o700)
             # Last of all: a store that has its mark is whole.
-            aside = path / f".format.{secrets.token_hex(4)}"
-            aside.write_bytes(FORMAT)
-            aside.rename(path / "format")
-            sync_directory(path)
+            with replacing(path / "format") as file:
+                file.write(FORMAT)
         return cls(path)
 
     def releases(self, name: str | None = None) -> list[Release]:
@@ -264,12 +263,16 @@ def sync_directory(path: Path) -> None:
 
 
 def _is_whole_copy(there: Path, new: Path) -> bool:
-    """Whether the same pack is there already, without holes that gc made."""
+    """Whether the same pack is there already, without holes that gc made, and undamaged."""
     try:
         found = there.stat()
     except FileNotFoundError:
         return False
-    return found.st_size == new.stat().st_size and found.st_blocks * 512 >= found.st_size
+    return (
+        found.st_size == new.stat().st_size
+        and found.st_blocks * 512 >= found.st_size
+        and filecmp.cmp(there, new, shallow=False)
+    )
 
 
 def _link(pack: Path, link: Path) -> None:
@@ -278,5 +281,7 @@ def _link(pack: Path, link: Path) -> None:
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        # From releases/NAME/VERSION/packs/.
-        link.symlink_to(Path("../../../..") / PACKS / pack.name)
+        # A symlink would lead out of what a node mounts.
+        shutil.copyfile(pack, link)
+        with link.open("rb") as copy:
+            os.fsync(copy.fileno())

@@ -303,7 +303,13 @@ def run_verify(args: argparse.Namespace) -> int:
                 ]
             )
         )
-    return 0 if all(report.good for report in reports) else 1
+    if all(report.good for report in reports):
+        return 0
+    print(
+        "  mend: copy the release from a good server again, or build a new version with --verify-store",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _say(report: Any) -> None:  # noqa: ANN401

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from orioncache.native import audit, digests
 from orioncache.native.manifest import NativeManifest
 from orioncache.release.format import EXTENT, HOLE, INODE, ManifestError, Section
-from orioncache.release.packs import pack_file, read_header, read_quietly, read_section
+from orioncache.release.packs import pack_sizes, read_header, read_quietly, read_section
 from orioncache.release.store import Release
 
 # Of so many files, their names are told.
@@ -94,10 +94,7 @@ def _signature_problem(release: Release, kind: int, digest: bytes, key: bytes) -
 
 
 def _check_packs(release: Release, report: Report) -> None:
-    from orioncache.release.format import PACK  # noqa: PLC0415
-
-    for identity, size, _ in PACK.iter_unpack(read_section(release.manifest, Section.PACKS)):
-        name = pack_file(identity)
+    for name, size in pack_sizes(release.manifest).items():
         try:
             found = (release.path / "packs" / name).stat().st_size
         except OSError as error:

@@ -5,9 +5,12 @@ import json
 import os
 import random
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -494,7 +497,7 @@ def test_name_and_version_have_good_defaults(tmp_path, tree):
     assert [each["version"].rpartition("-")[2] for each in found] == ["2", "1"]
 
 
-def test_a_store_without_hard_links_gets_symlinks(tmp_path, tree, monkeypatch):
+def test_a_store_without_hard_links_gets_copies(tmp_path, tree, monkeypatch):
     from orioncache.release import build as building
     from orioncache.release.store import Store
     from orioncache.release.verify import verify as check
@@ -505,8 +508,70 @@ def test_a_store_without_hard_links_gets_symlinks(tmp_path, tree, monkeypatch):
     monkeypatch.setattr(os, "link", refuse)
     store = Store.create(tmp_path / "store")
     release = building.build(tree, store, "t", "1").release
-    (pack,) = release.packs()
-    assert pack.is_symlink()
     assert check(release).good
-    shutil.move(store.path, tmp_path / "elsewhere")  # relative, so the store may be moved
-    verify(tmp_path / "elsewhere")
+    # All that a node mounts is there by itself.
+    (pack,) = release.packs()
+    assert pack.is_file() and not pack.is_symlink()
+    shutil.rmtree(store.packs)
+    assert check(release).good
+
+
+def _spoil(pack):
+    data = bytearray(pack.read_bytes())
+    data[100] ^= 1
+    pack.write_bytes(data)
+
+
+def _only_pack(store):
+    (pack,) = (store / "packs").iterdir()
+    return pack
+
+
+def test_a_damaged_pack_is_written_again_by_the_next_build(tmp_path, tree):
+    """The same content gives a pack of the same name: what lies there is no reason to drop the good one."""
+    store = tmp_path / "store"
+    build(tree, store, "1")
+    _spoil(_only_pack(store))
+    run("verify", store, code=1)
+    run("remove", store, "t", "1", "--force")
+    build(tree, store, "2")
+    verify(store)
+
+
+def test_a_build_takes_nothing_from_damaged_releases_if_told(tmp_path, tree):
+    store = tmp_path / "store"
+    build(tree, store, "1")
+    _spoil(_only_pack(store))
+    assert build(tree, store, "2", "--rehash")["new_bytes"] == 0
+    assert "--verify-store" in run("verify", store, "t", "2", code=1).stderr
+    assert build(tree, store, "3", "--verify-store")["new_bytes"] > 0
+    run("verify", store, "t", "3")
+
+
+@pytest.mark.parametrize("damage", [lambda pack: pack.unlink(), lambda pack: os.truncate(pack, 1)])
+def test_a_build_takes_nothing_from_releases_without_their_packs(tmp_path, tree, damage):
+    store = tmp_path / "store"
+    build(tree, store, "1")
+    damage(_only_pack(store))
+    build(tree, store, "2")
+    run("verify", store, "t", "2")
+
+
+def test_a_second_interrupt_waits_for_the_step_as_well():
+    """What the caller frees afterwards is in use until then."""
+    from orioncache.native import waiting
+
+    ends = threading.Event()
+    main = threading.main_thread().ident
+
+    def step():
+        for _ in range(3):
+            time.sleep(0.2)
+            signal.pthread_kill(main, signal.SIGINT)
+        time.sleep(0.2)
+        ends.set()
+        return 0
+
+    with pytest.raises(KeyboardInterrupt):
+        waiting.call(step, lambda: None, lambda: None)
+    assert ends.is_set()
