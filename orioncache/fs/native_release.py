@@ -10,7 +10,7 @@ import os
 
 from orioncache.errors import UserError
 from orioncache.native.engine import Engine, LoadError
-from orioncache.native.mount import mount, widen_readahead
+from orioncache.native.mount import mount, unmount, widen_readahead
 from orioncache.release.key import read_public_key
 
 TYPE_CHECKING = False
@@ -60,7 +60,12 @@ def start(
         if not _load(engine, sources, must=key is not None):
             engine.close()
             return None
-        engine.start(mount_on(",".join(sources), mountpoint))
+        device = mount_on(",".join(sources), mountpoint)
+        try:
+            engine.start(device)
+        except BaseException:
+            unmount(mountpoint)
+            raise
     except OSError as error:
         engine.close()
         raise UserError(f"cannot mount on {mountpoint}: {error.strerror}", "is /dev/fuse there?") from None

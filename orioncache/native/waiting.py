@@ -1,5 +1,6 @@
 """Long calls into C from a thread of their own, so that the caller hears of Ctrl-C and can show progress."""
 
+import contextlib
 from collections.abc import Callable
 from threading import Event, Thread
 
@@ -32,6 +33,9 @@ def call(step: Callable[[], int], cancel: Callable[[], None], watch: Callable[[]
             watch()
     except BaseException:
         cancel()
-        done.wait()
+        # Whoever called may free what the step still uses, so another Ctrl-C must wait as well.
+        while not done.is_set():
+            with contextlib.suppress(KeyboardInterrupt):
+                done.wait()
         raise
     return results[0]
