@@ -235,7 +235,11 @@ static void *serve(void *argument)
 		if (!reading) {
 			pthread_mutex_lock(&session->lock);
 			begin_reading(session);
+			const bool stopping = session->stopping;
+
 			pthread_mutex_unlock(&session->lock);
+			if (stopping)
+				break;
 			reading = true;
 		}
 		const ssize_t got = read(session->device, buffer, sizeof(buffer));
