@@ -12,32 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char JOURNAL_MAGIC[8] = "ORIONJL\n";
-#define JOURNAL_VERSION 1
 #define RUN_MAX (1u << 20)
-
-struct journal_header {
-	char magic[8];
-	uint32_t version, digest_kind, block_size, reserved;
-};
-
-struct frame {
-	uint64_t length, checksum; /* of what follows */
-};
-
-enum record_kind { BLOCK = 1, FILE_DONE = 2 };
-
-/* Followed by the digest. */
-struct block_record {
-	uint32_t kind, length;
-	uint64_t offset;
-};
-
-/* Followed by its extents: each an orion_extent, and, where that is no hole, the digests of its blocks. */
-struct file_record {
-	uint32_t kind, extents;
-	struct stamp stamp;
-};
 
 static void free_bytes(uint8_t **bytes)
 {
@@ -74,7 +49,7 @@ int journal_block(struct orion_builder *builder, struct record *record, uint32_t
 	int result = begin(record);
 
 	if (!result)
-		result = append(record, &(struct block_record){BLOCK, place->length, place->offset},
+		result = append(record, &(struct block_record){BLOCK_WRITTEN, place->length, place->offset},
 				sizeof(struct block_record));
 	return result ? result : append(record, builder->blocks.digests + (size_t)block * size, size);
 }
@@ -193,7 +168,7 @@ static int claim(const struct orion_builder *builder, struct claims *claims, str
 		if ((size_t)(cursor.end - cursor.next) < sizeof kind)
 			return -EBADMSG;
 		memcpy(&kind, cursor.next, sizeof kind);
-		if (kind == BLOCK) {
+		if (kind == BLOCK_WRITTEN) {
 			const void *record = take(&cursor, sizeof(struct block_record));
 			const void *digest = record ? take(&cursor, builder->blocks.digest_size) : NULL;
 

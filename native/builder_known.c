@@ -15,24 +15,6 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-static const char SCAN_MAGIC[8] = "ORIONSC\n";
-#define SCAN_VERSION 1
-
-struct scan_header {
-	char magic[8];
-	uint32_t version, record_size;
-	uint64_t count;
-	uint64_t checksum; /* of the records */
-	uint8_t manifest[ORION_DIGEST_MAX]; /* which one it belongs to */
-};
-
-struct scan_record {
-	uint64_t device, inode;
-	int64_t ctime;
-	uint32_t ctime_nsec;
-	uint32_t number;
-};
-
 uint64_t checksum(const void *bytes, size_t length)
 {
 	return XXH3_64bits(bytes, length);
@@ -139,7 +121,7 @@ static int add_scan(struct orion_builder *builder, const struct source *source, 
 	const struct scan_record *records = (const struct scan_record *)(const void *)(header + 1);
 	const struct orion_manifest *manifest = &source->manifest;
 
-	if (length < sizeof *header || memcmp(header->magic, SCAN_MAGIC, sizeof SCAN_MAGIC) ||
+	if (length < sizeof *header || memcmp(header->magic, SCAN_MAGIC, sizeof header->magic) ||
 	    header->version != SCAN_VERSION || header->record_size != sizeof *records ||
 	    memcmp(header->manifest, manifest->header->digest, ORION_DIGEST_MAX) ||
 	    header->count != (length - sizeof *header) / sizeof *records ||

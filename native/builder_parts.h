@@ -208,7 +208,25 @@ void node_from_stat(struct node *node, const struct stat *st);
 /* Gives every inode its number, and counts its names. */
 int number_nodes(struct orion_builder *builder);
 
-/* builder_known.c */
+/* builder_known.c: the scan on the disk, a header and its records. */
+#define SCAN_MAGIC "ORIONSC\n"
+#define SCAN_VERSION 1
+
+struct scan_header {
+	char magic[8];
+	uint32_t version, record_size;
+	uint64_t count;
+	uint64_t checksum; /* of the records */
+	uint8_t manifest[ORION_DIGEST_MAX]; /* which one it belongs to */
+};
+
+struct scan_record {
+	uint64_t device, inode;
+	int64_t ctime;
+	uint32_t ctime_nsec;
+	uint32_t number;
+};
+
 /* Whether a file that was seen with this stamp could have changed since without showing it. */
 bool too_young(const struct orion_builder *builder, const struct stamp *stamp);
 /* -EEXIST if it is known already and shall stay so. */
@@ -218,7 +236,33 @@ int match_known(struct orion_builder *builder, struct node *node);
 uint64_t checksum(const void *bytes, size_t length);
 int write_scan(struct orion_builder *builder, const uint8_t *manifest_digest);
 
-/* builder_journal.c */
+/* builder_journal.c: the journal on the disk, a header and frames of records. */
+#define JOURNAL_MAGIC "ORIONJL\n"
+#define JOURNAL_VERSION 1
+
+struct journal_header {
+	char magic[8];
+	uint32_t version, digest_kind, block_size, reserved;
+};
+
+struct frame {
+	uint64_t length, checksum; /* of what follows */
+};
+
+enum record_kind { BLOCK_WRITTEN = 1, FILE_DONE = 2 };
+
+/* Followed by the digest. */
+struct block_record {
+	uint32_t kind, length;
+	uint64_t offset;
+};
+
+/* Followed by its extents: each an orion_extent, and, where that is no hole, the digests of its blocks. */
+struct file_record {
+	uint32_t kind, extents;
+	struct stamp stamp;
+};
+
 struct record { /* of a journal, while it grows */
 	uint8_t *bytes;
 	size_t length, capacity;

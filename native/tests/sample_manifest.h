@@ -49,7 +49,7 @@ static struct orion_dirent dirent(const char *name, enum inode inode, mode_t typ
 }
 
 /* Gives the manifest its right digest. */
-static void seal(struct sample *sample)
+static inline void seal(struct sample *sample)
 {
 	orion_manifest_digest(ORION_XXH3_128, (uint8_t *)sample, sizeof *sample, sample->header.digest);
 }
@@ -68,7 +68,7 @@ static void file_digest(struct sample *sample, int number, int blocks, const int
 	orion_digest_bytes(ORION_XXH3_128, digests, 16u * (unsigned)blocks, sample->file_digests[number]);
 }
 
-static struct sample *make_sample(void)
+static inline struct sample *make_sample(void)
 {
 	struct sample *s = calloc(1, sizeof *s);
 	const size_t start[] = {

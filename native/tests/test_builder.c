@@ -169,16 +169,14 @@ static void test_scan_that_is_wrong(void)
 		.block_size = BLOCK, .jobs = 1};
 	struct orion_builder *builder;
 	struct orion_builder_progress progress;
-	uint8_t *scan = known.scan;
-	const size_t header = 64, record = 32; /* bytes; the record's last four are the inode's number */
-	uint64_t sum;
+	struct scan_header *header = known.scan;
+	struct scan_record *records = (struct scan_record *)(header + 1);
 
-	CHECK(known.scan_length > header + 2 * record);
-	memset(scan + known.scan_length - 4, 0, 4);
-	sum = checksum(scan + header, known.scan_length - header);
-	memcpy(scan + 24, &sum, sizeof sum);
+	CHECK(header->count > 1);
+	records[header->count - 1].number = ORION_ROOT;
+	header->checksum = checksum(records, header->count * sizeof *records);
 	CHECK(orion_builder_create(&options, &builder) == 0);
-	CHECK(orion_builder_add_release(builder, known.manifest, known.manifest_length, scan, known.scan_length) ==
+	CHECK(orion_builder_add_release(builder, known.manifest, known.manifest_length, known.scan, known.scan_length) ==
 	      -EBADMSG);
 	CHECK(orion_builder_walk(builder) == 0);
 	orion_builder_progress(builder, &progress);
@@ -264,10 +262,10 @@ static void test_resume(void)
 
 static void append_frame(const char *path, const void *bytes, size_t length)
 {
-	const uint64_t frame[2] = {length, checksum(bytes, length)};
+	const struct frame frame = {length, checksum(bytes, length)};
 	const int fd = open(path, O_WRONLY | O_APPEND);
 
-	CHECK(fd >= 0 && write(fd, frame, sizeof frame) == sizeof frame);
+	CHECK(fd >= 0 && write(fd, &frame, sizeof frame) == sizeof frame);
 	CHECK(write(fd, bytes, length) == (ssize_t)length && close(fd) == 0);
 }
 
@@ -276,10 +274,9 @@ static void append_frame(const char *path, const void *bytes, size_t length)
 static void test_journal_that_is_wrong(void)
 {
 	struct {
-		uint32_t kind, extents;
-		struct stamp stamp;
+		struct file_record record;
 		struct orion_extent extent;
-	} done = {.kind = 2, .extents = 1, .extent = {.count = 1, .block = ORION_HOLE}};
+	} done = {{.kind = FILE_DONE, .extents = 1}, {.count = 1, .block = ORION_HOLE}};
 	const uint32_t unknown[] = {9, 0};
 	struct orion_builder_progress whole = build("e", ORION_XXH3_128, NULL), resumed;
 	struct known known;
@@ -287,7 +284,7 @@ static void test_journal_that_is_wrong(void)
 
 	/* A file of three blocks that would be one hole. */
 	CHECK(stat(path_of("tree/d/91"), &st) == 0 && st.st_size > 2 * BLOCK);
-	stamp_of(&st, &done.stamp);
+	stamp_of(&st, &done.record.stamp);
 	append_frame(path_of("e/journal"), &done, sizeof done);
 	append_frame(path_of("e/journal"), unknown, sizeof unknown);
 	for (int turn = 0; turn < 2; turn++) {
