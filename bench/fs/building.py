@@ -1,12 +1,14 @@
 """Measurements of releases: how fast they are built, and how soon a large one answers."""
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from orioncache.bench.fs import programs
 from orioncache.bench.fs.figures import Figure, Sample, at_least, at_most, rate, ratio, spread
 from orioncache.bench.fs.scene import Scene, build_command, release_of
-from orioncache.bench.fs.stage import timed
-from orioncache.bench.fs.tree import MIB, plant
+from orioncache.bench.fs.stage import Stage, timed
+from orioncache.bench.fs.tree import MIB, grow, plant
 from orioncache.process import require
 
 # The bars.
@@ -17,40 +19,54 @@ FIRST_ANSWER_MS = 100.0
 BUILD_ROUNDS = 3
 START_ROUNDS = 3
 HASHED_AT_ONCE = 64  # files for one xxh128sum
+# For each small file; large ones then hold half of the tree's bytes.
+BIG_BYTES_FOR_EACH = 2 << 10
 
 
 def rate_of_builds(scene: Scene) -> list[Figure]:
-    """The rate of a build against that of hashing alone, on the same warm tree."""
-    stage, tree = scene.stage, scene.tree
+    """The rate of builds against that of hashing alone, or with a copy, on the same warm tree."""
+    stage = scene.stage
+    tree = grow(
+        stage.directory("tree"),
+        programs.probe(),
+        files=scene.sizes.build_files,
+        page_files=0,
+        big_bytes=scene.sizes.build_files * BIG_BYTES_FOR_EACH,
+    )
     known = stage.directory("store")
     timed(build_command(tree.path, known, "0"))
     hashing = _hashing(tree.path)
     for turn in range(1, BUILD_ROUNDS + 1):
-        fresh = stage.directory("store")
         # In this order neither build stands always beside the same neighbour of xxh128sum.
         took = {
-            "new store": timed(build_command(tree.path, fresh, "1")),
+            "new store": _timed_into(stage, lambda place: build_command(tree.path, place, "1")),
             "xxh128sum": timed(hashing),
             "rehash": timed(build_command(tree.path, known, str(turn), "--rehash")),
+            "cp": _timed_into(stage, lambda place: ["cp", "-a", tree.path, place]),
         }
+        took["xxh128sum and cp"] = took["xxh128sum"] + took.pop("cp")
         stage.samples += [Sample("build", name, turn, 1, tree.size, int(1e9 * took[name])) for name in took]
-        _remove(fresh)
-    speed = {name: rate(stage.samples, "build", name).value for name in ("new store", "rehash", "xxh128sum")}
-    figures = []
-    for name, what in (("rehash", "content known, all read and hashed"), ("new store", "into a new store")):
-        share = ratio(stage.samples, "build", "xxh128sum", name)
-        note = f"{speed[name]:.2f} against {speed['xxh128sum']:.2f} GB/s"
-        figures.append(
-            at_least(
-                "build",
-                f"release build, {what}, against xxh128sum",
-                share,
-                "×",
-                bar=BUILD_TO_HASHING,
-                note=note,
-            )
-        )
-    return figures
+    _remove(tree.path)
+    return [
+        _against(stage, "content known, all read and hashed", "rehash", "xxh128sum"),
+        _against(stage, "into a new store", "new store", "xxh128sum and cp"),
+    ]
+
+
+def _against(stage: Stage, what: str, subject: str, rival: str) -> Figure:
+    share = ratio(stage.samples, "build", rival, subject)
+    ours, theirs = (rate(stage.samples, "build", name).value for name in (subject, rival))
+    what = f"release build, {what}, against {rival}"
+    note = f"{ours:.2f} against {theirs:.2f} GB/s"
+    return at_least("build", what, share, "×", bar=BUILD_TO_HASHING, note=note)
+
+
+def _timed_into(stage: Stage, command: Callable[[Path], Sequence[str | Path]]) -> float:
+    """Seconds of a command that fills a new directory, which is removed again."""
+    place = stage.directory("copy")
+    took = timed(command(place))
+    _remove(place)
+    return took
 
 
 def unchanged(scene: Scene) -> list[Figure]:

@@ -61,6 +61,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a file that is read sequentially (default: %(default)s)",
     )
     how.add_argument(
+        "--build-files",
+        type=_count,
+        default=40_000,
+        metavar="N",
+        help="small files in the tree that is built against xxh128sum (default: %(default)s)",
+    )
+    how.add_argument(
         "--rebuild-files",
         type=_count,
         default=100_000,
@@ -102,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("there is no /dev/fuse", "modprobe fuse; in a container, pass the device in")
     if args.json is not None and (not args.json.parent.is_dir() or args.json.is_dir()):
         raise UserError(f"{args.json} cannot be written", "name a file in a directory that exists")
-    sizes = Sizes(args.files, args.rounds, args.big, args.rebuild_files, args.inodes)
+    sizes = Sizes(args.files, args.rounds, args.big, args.build_files, args.rebuild_files, args.inodes)
     figures: list[Figure] = []
     with private_stage(sizes.memory(names)) as stage:
         scene = Scene(stage, sizes)

@@ -12,6 +12,7 @@ from orioncache.bench.fs.tree import BIG_FILES, PAGE_FILE_BYTES, Tree, grow
 # Bytes of RAM, for Sizes.memory().
 FILE_BYTES = 20 << 10  # a small file of the tree
 COPIES = 4  # source, two stores, page caches
+BUILT_BYTES = 36 << 10  # the same with its part of the large files
 PLANTED_BYTES = 8 << 10  # a file of a page with its inode, and what the store has of it
 INODE_BYTES = 2 << 10  # an empty file, and what the manifest and its builder have of it
 
@@ -24,6 +25,7 @@ class Sizes:
         files: small files in the tree.
         rounds: turns of each subject.
         big_bytes: size of a file that is read sequentially.
+        build_files: small files in the tree that is built against the clock.
         rebuild_files: files in the tree that is built again unchanged.
         inodes: of the large manifest.
     """
@@ -31,6 +33,7 @@ class Sizes:
     files: int
     rounds: int
     big_bytes: int
+    build_files: int
     rebuild_files: int
     inodes: int
 
@@ -38,6 +41,8 @@ class Sizes:
         """Bytes of RAM that some measurements take, generously: the trees, their stores, all page caches."""
         tree = self.files * FILE_BYTES + self.rounds * PAGE_FILE_BYTES + BIG_FILES * self.big_bytes
         needed = COPIES * tree
+        if "build" in names:
+            needed += COPIES * self.build_files * BUILT_BYTES
         if "unchanged" in names:
             needed += self.rebuild_files * PLANTED_BYTES
         if "million" in names:

@@ -12,7 +12,7 @@ from orioncache.bench.fs.cells import CELLS
 from orioncache.bench.fs.programs import FLAGS, HERE
 from tests.program import COMMAND
 
-SMALL = ["--files=300", "--rounds=3", "--big=1M", "--rebuild-files=500", "--inodes=2000"]
+SMALL = ["--files=300", "--rounds=3", "--big=1M", "--build-files=500", "--rebuild-files=500", "--inodes=2000"]
 RATIOS = {"lookup", "read", "pages", "sparse", "warm", "build"}
 
 

@@ -148,7 +148,7 @@ def test_many_files_are_planted(tmp_path):
 
 
 def test_room_is_asked_for_only_what_is_measured():
-    sizes = Sizes(files=10, rounds=1, big_bytes=1 << 20, rebuild_files=1000, inodes=1_000_000)
+    sizes = Sizes(files=10, rounds=1, big_bytes=1 << 20, build_files=10, rebuild_files=1000, inodes=1_000_000)
     assert sizes.memory(["million"]) > 1e9 > sizes.memory(["lookup"]) > 8 << 20
 
 
