@@ -127,7 +127,7 @@ class Store:
         if not (path / "format").exists():
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 # Several first builds may start at once.
-                made = path.is_dir() and {entry.name for entry in path.iterdir()} <= _FOLDERS
+                made = path.is_dir() and all(_is_of_store(entry.name) for entry in path.iterdir())
                 if not made:
                     raise UserError(f"{path} is neither a store nor empty", "give a directory of its own")
             for folder in ("", PACKS, "builds", "removed", "releases"):
@@ -243,6 +243,10 @@ class Store:
 
 
 _FOLDERS = {PACKS, "builds", "removed", "releases", "format", "lock"}
+
+
+def _is_of_store(name: str) -> bool:
+    return name in _FOLDERS or name.startswith(".format.")  # on its way to being the mark
 
 
 def already_there(name: str, version: str) -> UserError:
