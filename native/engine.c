@@ -23,6 +23,7 @@ struct orion_engine {
 	struct orion_upstreams *upstreams;
 	struct orion_store *store;
 	struct orion_fetch *fetch;
+	struct orion_trace *trace;
 	struct orion_served *served;
 	struct orion_session *session;
 	struct orion_manifest manifest;
@@ -53,6 +54,9 @@ int orion_engine_create(const struct orion_engine_options *options, struct orion
 			&engine->upstreams);
 	if (!error)
 		error = orion_store_create(options->cache_size, options->compressed_size, &engine->store);
+	if (!error && options->trace_limit)
+		error = orion_trace_create(&(struct orion_trace_options){options->trace_limit, options->trace_newest},
+					   &engine->trace);
 	if (error)
 		orion_engine_destroy(engine);
 	else
@@ -78,6 +82,7 @@ void orion_engine_destroy(struct orion_engine *engine)
 	orion_session_destroy(engine->session);
 	orion_fetch_destroy(engine->fetch);
 	orion_served_destroy(engine->served);
+	orion_trace_destroy(engine->trace);
 	orion_store_destroy(engine->store);
 	orion_events_destroy(engine->events);
 	if (engine->device >= 0)
@@ -226,7 +231,9 @@ int orion_engine_load(struct orion_engine *engine)
 					   &(struct orion_fetch_options){engine->options.read_around},
 					   &engine->fetch);
 	if (!error)
-		error = orion_served_create(&engine->manifest, engine->fetch, &engine->served);
+		error = orion_served_create(
+			&engine->manifest, engine->fetch,
+			&(struct orion_served_settings){engine->trace, engine->options.first_touches}, &engine->served);
 	return error;
 }
 
@@ -297,6 +304,37 @@ int orion_engine_start(struct orion_engine *engine, int device)
 struct orion_events *orion_engine_events(struct orion_engine *engine)
 {
 	return engine->events;
+}
+
+struct orion_trace *orion_engine_trace(struct orion_engine *engine)
+{
+	return engine->trace;
+}
+
+/* Whether waits may be longer than they are when all is well. */
+static bool is_degraded(struct orion_engine *engine)
+{
+	struct orion_server_statistics servers[ORION_SERVERS_MAX];
+	struct orion_fetch_statistics fetch;
+	const uint32_t count = orion_upstreams_count(engine->upstreams);
+	bool degraded;
+
+	orion_upstreams_statistics(engine->upstreams, servers);
+	orion_fetch_statistics(engine->fetch, &fetch);
+	degraded = fetch.failed_blocks > 0;
+	for (uint32_t i = 0; i < count; i++)
+		degraded |= servers[i].state != ORION_UP || servers[i].errors || servers[i].timeouts || servers[i].mismatches;
+	return degraded;
+}
+
+int orion_engine_trace_file(struct orion_engine *engine, uint8_t **ret, size_t *ret_length)
+{
+	if (!engine->trace)
+		return -ENODATA;
+	return orion_trace_file_create(engine->trace, &engine->manifest,
+				       (engine->options.first_touches ? ORION_TRACE_FIRST_TOUCHES : 0) |
+					       (is_degraded(engine) ? ORION_TRACE_DEGRADED : 0),
+				       ret, ret_length);
 }
 
 int orion_engine_ended_fd(const struct orion_engine *engine)

@@ -6,6 +6,7 @@
 #include "digest.h"
 #include "fetch.h"
 #include "fuse_session.h"
+#include "trace_file.h"
 
 struct orion_engine_options {
 	uint64_t cache_size, compressed_size; /* bytes: the store's two levels */
@@ -13,6 +14,9 @@ struct orion_engine_options {
 	int64_t read_around; /* bytes, or ORION_READ_AROUND_AUTO */
 	uint32_t readers; /* threads for each server */
 	uint32_t threads; /* that answer the kernel */
+	uint32_t trace_limit; /* records of requests that are kept; 0: none */
+	bool trace_newest; /* beyond that the oldest are lost, not the newest */
+	bool first_touches; /* each page is asked for when it is touched: no readahead, nothing given unasked */
 	bool signed_only; /* key is set */
 	uint8_t key[ORION_PUBLIC_KEY_SIZE]; /* whose signature the manifest must have */
 };
@@ -52,6 +56,10 @@ const struct orion_header *orion_engine_release(const struct orion_engine *engin
 int orion_engine_start(struct orion_engine *engine, int device);
 
 struct orion_events *orion_engine_events(struct orion_engine *engine);
+/* The requests so far; NULL if trace_limit is 0. */
+struct orion_trace *orion_engine_trace(struct orion_engine *engine);
+/* The same as a file's bytes, for orion_trace_file_destroy(). After orion_engine_load(). -ENODATA if trace_limit is 0. */
+int orion_engine_trace_file(struct orion_engine *engine, uint8_t **ret, size_t *ret_length);
 /* Readable when the mount is gone. */
 int orion_engine_ended_fd(const struct orion_engine *engine);
 void orion_engine_statistics(struct orion_engine *engine, struct orion_engine_statistics *ret);

@@ -30,6 +30,7 @@ struct orion_flight {
 	struct orion_slot *waiting;
 	struct attempt *attempt; /* what brings it; may be changed for another server's */
 	bool ahead; /* nobody has waited for it yet */
+	bool speculative; /* nobody waited for it when it took off */
 };
 
 /* One run of neighbouring blocks, asked of one server. A thread that comes back from a dead server after its deadline
@@ -618,7 +619,7 @@ static struct orion_flight *take_off(struct orion_fetch *fetch, uint32_t number,
 	if (!flight)
 		return NULL;
 	flight->number = number;
-	flight->ahead = ahead;
+	flight->ahead = flight->speculative = ahead;
 	flight->chain = fetch->flights[number & (BUCKETS - 1)];
 	fetch->flights[number & (BUCKETS - 1)] = flight;
 	fetch->count.flights++;
@@ -759,6 +760,8 @@ static bool join(struct orion_fetch *fetch, struct orion_slot *slot)
 	slot->next = flight->waiting;
 	flight->waiting = slot;
 	slot->read->missing++;
+	slot->read->missed++;
+	slot->read->late += flight->speculative;
 	return is_new;
 }
 

@@ -48,6 +48,8 @@ struct orion_read {
 	uint64_t offset;
 	bool kept; /* the caller's: the kernel keeps what it gets (no O_DIRECT) */
 	int error; /* 0 or a negative errno, once it is done */
+	uint32_t missed; /* blocks that were not in RAM */
+	uint32_t late; /* of these, those that were on their way speculatively */
 	size_t length; /* bytes, less than asked for only at the file's end */
 	uint32_t part_count; /* leading ones included */
 	struct iovec *parts; /* the bytes, until orion_read_destroy() */

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "fuse_release.h"
 
+#include "events.h"
 #include "push.h"
 
 #include <dirent.h>
@@ -27,12 +28,14 @@ struct pending {
 	struct orion_session *session;
 	uint64_t unique;
 	struct orion_read *read;
+	uint64_t traced; /* number of its record */
 	struct pending *next, *previous;
 };
 
 struct orion_served {
 	const struct orion_manifest *manifest;
 	struct orion_fetch *fetch;
+	struct orion_served_settings settings;
 	uint64_t generation;
 	struct orion_pusher *pusher;
 	pthread_mutex_t lock; /* of what follows */
@@ -42,7 +45,8 @@ struct orion_served {
 
 static void push(void *context, const struct orion_push *push);
 
-int orion_served_create(const struct orion_manifest *manifest, struct orion_fetch *fetch, struct orion_served **ret)
+int orion_served_create(const struct orion_manifest *manifest, struct orion_fetch *fetch,
+			const struct orion_served_settings *settings, struct orion_served **ret)
 {
 	struct orion_served *served = calloc(1, sizeof(*served));
 
@@ -57,6 +61,7 @@ int orion_served_create(const struct orion_manifest *manifest, struct orion_fetc
 	}
 	served->manifest = manifest;
 	served->fetch = fetch;
+	served->settings = *settings;
 	memcpy(&served->generation, manifest->header->digest, sizeof(served->generation));
 	pthread_mutex_init(&served->lock, NULL);
 	*ret = served;
@@ -134,9 +139,20 @@ static int fill_entry(const struct orion_served *served, uint32_t number, struct
 	return 0;
 }
 
+/* A file that somebody looked up may be read soon. */
+static void trace_lookup(struct orion_served *served, const struct orion_request *request, uint64_t arrived,
+			 uint32_t number)
+{
+	const struct orion_trace_record record = {
+		.t_ns = arrived, .inode = number, .pid = request->header->pid, .kind = ORION_TRACE_LOOKUP};
+
+	orion_trace_end(served->settings.trace, orion_trace_begin(served->settings.trace, &record), ORION_TRACE_HIT, 0);
+}
+
 static void lookup(struct orion_served *served, const struct orion_request *request)
 {
 	const uint64_t unique = request->header->unique;
+	const uint64_t arrived = served->settings.trace ? orion_now_ns() : 0;
 	struct fuse_entry_out out = {.entry_valid = ENDLESS};
 	uint32_t number;
 	size_t length;
@@ -150,6 +166,8 @@ static void lookup(struct orion_served *served, const struct orion_request *requ
 		error = fill_entry(served, number, &out);
 	else if (error == -ENOENT)
 		error = 0;
+	if (served->settings.trace && out.nodeid && S_ISREG(out.attr.mode))
+		trace_lookup(served, request, arrived, number);
 	if (error)
 		orion_reply_error(request->session, unique, error);
 	else
@@ -231,6 +249,8 @@ static void push_rests(const struct pending *pending)
 	const struct orion_read *read = pending->read;
 	const uint64_t first = read->offset & -(uint64_t)served->manifest->header->block_size;
 
+	if (served->settings.first_touches)
+		return;
 	for (uint32_t i = 0; read->kept && !read->error && i < read->slot_count; i++) {
 		const struct orion_slot *slot = &read->slots[i];
 
@@ -242,6 +262,19 @@ static void push_rests(const struct pending *pending)
 	}
 }
 
+/* The record's last part; before the answer, so that whoever has it can see the record. */
+static void trace_answer(const struct pending *pending, bool cancelled)
+{
+	const struct orion_read *read = pending->read;
+	enum orion_trace_outcome outcome = ORION_TRACE_HIT;
+
+	if (read->error || cancelled)
+		outcome = ORION_TRACE_ERROR;
+	else if (read->missed)
+		outcome = read->missed > read->late ? ORION_TRACE_MISS : ORION_TRACE_LATE;
+	orion_trace_end(pending->served->settings.trace, pending->traced, outcome, read->missed);
+}
+
 static void answer_read(struct orion_read *read)
 {
 	struct pending *pending = read->context;
@@ -249,6 +282,7 @@ static void answer_read(struct orion_read *read)
 	pthread_mutex_lock(&pending->served->lock);
 	forget_pending(pending);
 	pthread_mutex_unlock(&pending->served->lock);
+	trace_answer(pending, false);
 	if (read->error)
 		orion_reply_error(pending->session, pending->unique, read->error);
 	else
@@ -262,6 +296,7 @@ static void read_file(struct orion_served *served, const struct orion_request *r
 {
 	const struct fuse_read_in *in = orion_request_argument(request, sizeof(*in));
 	const uint64_t unique = request->header->unique;
+	const uint64_t arrived = served->settings.trace ? orion_now_ns() : 0;
 	struct pending *pending = NULL;
 	struct orion_read *read;
 	int error = -EINVAL;
@@ -280,6 +315,14 @@ static void read_file(struct orion_served *served, const struct orion_request *r
 	read->kept = !(in->flags & O_DIRECT);
 	read->done = answer_read;
 	read->context = pending;
+	pending->traced = orion_trace_begin(served->settings.trace, &(struct orion_trace_record){
+		.t_ns = arrived,
+		.offset = read->offset,
+		.length = (uint32_t)read->length,
+		.inode = read->inode,
+		.pid = request->header->pid,
+		.kind = ORION_TRACE_READ,
+	});
 	pthread_mutex_lock(&served->lock);
 	pending->next = served->pending;
 	if (pending->next)
@@ -307,6 +350,7 @@ static void interrupt(struct orion_served *served, const struct orion_request *r
 		forget_pending(pending);
 	pthread_mutex_unlock(&served->lock);
 	if (cancelled) {
+		trace_answer(pending, true);
 		orion_reply_error(pending->session, pending->unique, -EINTR);
 		orion_read_destroy(pending->read);
 		free(pending);
@@ -561,6 +605,7 @@ static void handle(void *context, const struct orion_request *request)
 
 void orion_served_options(struct orion_served *served, struct orion_session_options *ret)
 {
+	ret->no_readahead = served->settings.first_touches;
 	ret->flags = FUSE_CACHE_SYMLINKS | FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT;
 	if (served->manifest->header->flags & ORION_HAS_ACLS)
 		ret->flags |= FUSE_POSIX_ACL;

@@ -9,10 +9,17 @@
 #include "fetch.h"
 #include "fuse_session.h"
 #include "manifest.h"
+#include "trace.h"
 
 struct orion_served;
 
-int orion_served_create(const struct orion_manifest *manifest, struct orion_fetch *fetch, struct orion_served **ret);
+struct orion_served_settings {
+	struct orion_trace *trace; /* records requests there; NULL: nowhere */
+	bool first_touches; /* each page is asked for when it is touched: no readahead, nothing given unasked */
+};
+
+int orion_served_create(const struct orion_manifest *manifest, struct orion_fetch *fetch,
+			const struct orion_served_settings *settings, struct orion_served **ret);
 /* After orion_served_stop(), orion_session_stop() and the upstreams, which may answer reads. */
 void orion_served_destroy(struct orion_served *served);
 

@@ -165,7 +165,7 @@ static void answer_init(struct orion_session *session, const struct orion_reques
 	session->flags = flags;
 	out.flags = (uint32_t)flags;
 	out.flags2 = (uint32_t)(flags >> 32);
-	out.max_readahead = ORION_READ_MAX;
+	out.max_readahead = session->options.no_readahead ? 0 : ORION_READ_MAX;
 	out.max_background = BACKGROUND;
 	out.congestion_threshold = CONGESTED;
 	out.max_write = ORION_WRITE_MAX;

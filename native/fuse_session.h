@@ -30,6 +30,7 @@ struct orion_request {
 struct orion_session_options {
 	uint32_t threads;
 	uint64_t flags; /* FUSE_… init flags besides those that every mount has */
+	bool no_readahead; /* the kernel reads nothing ahead on this mount */
 	bool hands_on_init; /* INIT is handled like all others, and not answered by the session */
 	/* Answers a request, now or later, from any thread; FORGET has no answer. */
 	void (*handle)(void *context, const struct orion_request *request);

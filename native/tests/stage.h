@@ -21,6 +21,7 @@ struct stage_options {
 	size_t cache_size, compressed_size;
 	int64_t read_around;
 	bool direct; /* as if over NFS */
+	struct orion_served_settings served;
 	uint32_t server_count;
 	enum stage_server servers[STAGE_SERVERS];
 };
@@ -103,7 +104,7 @@ static inline void stage_open(struct stage *stage, const struct orion_manifest *
 	}
 	stage_require(orion_fetch_create(&stage->manifest, stage->store, stage->upstreams, NULL,
 					 &(struct orion_fetch_options){options->read_around}, &stage->fetch) == 0);
-	stage_require(orion_served_create(&stage->manifest, stage->fetch, &stage->served) == 0);
+	stage_require(orion_served_create(&stage->manifest, stage->fetch, &options->served, &stage->served) == 0);
 	orion_served_options(stage->served, &session);
 	stage_require(orion_session_create(&session, &stage->session) == 0);
 	stage_require(orion_session_start(stage->session, stage->answers) == 0);
