@@ -27,6 +27,8 @@ MAX_READERS = 256
 # As orioncache.native.engine has them, which is not imported for a --help.
 READ_AROUND_AUTO = -1
 MAX_READ_AROUND = 8 << 20
+# As native/trace.h has it.
+MAX_TRACE_RECORDS = 1 << 22
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -86,14 +88,17 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
-def _threads(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise ValueError(f"'{text}' is no number") from None
-    if not 1 <= value <= MAX_READERS:
-        raise ValueError(f"'{text}' is out of range: 1 to {MAX_READERS}")
-    return value
+def _count(most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError(f"'{text}' is no number") from None
+        if not 1 <= value <= most:
+            raise ValueError(f"'{text}' is out of range: 1 to {most}")
+        return value
+
+    return parse
 
 
 class Option:
@@ -134,6 +139,9 @@ class Options:
             round trip is worth.
         key: path of the public key that a release must be signed with; empty: none.
         verify: ``off`` believes a release although it is not signed with the key.
+        trace: ``on`` records each request to a release; ``touch`` has the kernel ask for each page when it is
+            first touched, as well.
+        trace_records: how many are recorded.
     """
 
     block_size: int = 128 << 10
@@ -147,6 +155,8 @@ class Options:
     read_around: int = READ_AROUND_AUTO
     key: str = ""
     verify: str = "on"
+    trace: str = "off"
+    trace_records: int = 65536
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401
         for option in OPTIONS:
@@ -172,12 +182,19 @@ OPTIONS: Sequence[Option] = (
     ),
     Option("attr_ttl", seconds, "TIME", "how long attributes and names are believed without asking a server"),
     Option("read_timeout", seconds, "TIME", "when a read on a server counts as failed"),
-    Option("readers", _threads, "N", "reads at the same time on one server"),
+    Option("readers", _count(MAX_READERS), "N", "reads at the same time on one server"),
     Option("control", str, "PATH", "the control socket; derived from the mount point if not given"),
     Option("engine", _one_of("native", "python"), "NAME", "what answers the kernel: native or python"),
     Option("read_around", _read_around, "SIZE", "what is read around a missing block of a release, or auto"),
     Option("key", str, "FILE", "public key that a release must be signed with"),
     Option("verify", _one_of("on", "off"), "on|off", "off: take a release that is not signed with the key"),
+    Option(
+        "trace",
+        _one_of("off", "on", "touch"),
+        "MODE",
+        "on: record what is asked of a release; touch: page by page, without any reading ahead",
+    ),
+    Option("trace_records", _count(MAX_TRACE_RECORDS), "N", "requests that are recorded, the first ones"),
 )
 
 

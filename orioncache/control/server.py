@@ -16,6 +16,11 @@ log = logging.getLogger(__name__)
 
 # Seconds that a client may take over its request or over reading our answer.
 CLIENT_TIMEOUT = 2.0
+# The same for reading a trace, of megabytes; meanwhile no other client is answered.
+TRACE_TIMEOUT = 10.0
+
+# The answer to a request, and the bytes that follow it.
+Answer = tuple[dict[str, object], bytes]
 
 
 class ControlServer:
@@ -26,7 +31,11 @@ class ControlServer:
     """
 
     def __init__(
-        self, path: str, status: Callable[[], dict[str, object]], listening: int | None = None
+        self,
+        path: str,
+        status: Callable[[], dict[str, object]],
+        listening: int | None = None,
+        trace: Callable[[], Answer | None] = lambda: None,
     ) -> None:
         """Prepares, without doing anything.
 
@@ -34,9 +43,11 @@ class ControlServer:
             path: where the socket shall be.
             status: gives the answer to ``status``; called in the thread.
             listening: the socket, if it has been made already.
+            trace: gives the answer to ``trace``, or None if nothing is recorded; called in the thread.
         """
         self.path = path
         self._status = status
+        self._trace = trace
         self._listening = listening
 
     def __enter__(self) -> "ControlServer":
@@ -68,21 +79,27 @@ class ControlServer:
             with client:
                 try:
                     client.settimeout(CLIENT_TIMEOUT)
-                    client.sendall(json.dumps(self._answer(_request(client))).encode() + b"\n")
+                    answer, data = self._answer(_request(client))
+                    if data:
+                        client.settimeout(TRACE_TIMEOUT)
+                    client.sendall(json.dumps(answer).encode() + b"\n")
+                    client.sendall(data)
                 except OSError as error:
                     log.debug("control client: %s", error)
                 except Exception:
                     # A bug costs the request that met it: the next one must be answered again.
                     log.exception("control request failed")
 
-    def _answer(self, request: bytes) -> dict[str, object]:
+    def _answer(self, request: bytes) -> Answer:
         try:
             asked = json.loads(request)["op"]
         except (ValueError, TypeError, KeyError, RecursionError):
-            return {"error": 'a request is {"op": "…"} in one line'}
+            return {"error": 'a request is {"op": "…"} in one line'}, b""
         if asked == "status":
-            return self._status()
-        return {"error": f"unknown op '{asked}'"}
+            return self._status(), b""
+        if asked == "trace":
+            return self._trace() or ({"error": "this cache records no trace"}, b"")
+        return {"error": f"unknown op '{asked}'"}, b""
 
 
 def _request(client: socket.socket) -> bytes:

@@ -55,6 +55,8 @@ def start(
         readers=options.readers,
         read_around=options.read_around,
         key=key,
+        trace_records=0 if options.trace == "off" else options.trace_records,
+        first_touches=options.trace == "touch",
     )
     try:
         if not _load(engine, sources, must=key is not None):
@@ -73,7 +75,8 @@ def start(
         engine.close()
         raise
     # Where /sys is not ours to write, the kernel reads 128 KiB ahead.
-    widen_readahead(mountpoint)
+    if options.trace != "touch":
+        widen_readahead(mountpoint)
     return engine
 
 

@@ -71,7 +71,7 @@ class ReleaseCache:
             for number in stop_on:
                 signal.signal(number, lambda *_: None)
             try:
-                with ControlServer(self.options.control, self.status, self._control):
+                with ControlServer(self.options.control, self.status, self._control, trace=self.trace):
                     self._events.info(
                         f"{self.mountpoint}: serving {self._release['name']} {self._release['version']} "
                         f"from {', '.join(self.sources)}"
@@ -101,6 +101,12 @@ class ReleaseCache:
             "started_ms": {name: round(1000 * (at - self._born), 3) for name, at in moments.items() if at},
             "events": self._events.last(),
         }
+
+    def trace(self) -> tuple[dict[str, object], bytes] | None:
+        """The answer to ``trace``; None if nothing is recorded. Never asks a server."""
+        if self.options.trace == "off":
+            return None
+        return self._engine.trace()
 
     def _wait(self, signals: int, stop_on: set[int]) -> None:
         """Until the mount is gone, or one of the signals came; takes the mount away then."""

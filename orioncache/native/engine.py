@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 READ_AROUND_AUTO: int = lib.ORION_READ_AROUND_AUTO
+# In place of a record's wait_ns: not answered yet (native/trace.h).
+WAITING = (1 << 64) - 1
+# Records that one call gives: 256 KiB.
+RECORDS_AT_ONCE = 4096
+
 SEVERITIES = ("info", "warning", "error")
 STATES = ("up", "suspect", "left out")
 
@@ -66,6 +71,9 @@ class Engine:
         read_around: int = READ_AROUND_AUTO,
         threads: int = 2,
         key: bytes | None = None,
+        trace_records: int = 0,
+        trace_newest: bool = False,
+        first_touches: bool = False,
     ) -> None:
         """Creates it.
 
@@ -77,6 +85,10 @@ class Engine:
             read_around: bytes to read around a miss, or ``READ_AROUND_AUTO``.
             threads: threads that answer the kernel.
             key: the public key, 32 bytes, that the manifest must be signed with.
+            trace_records: requests that are recorded; 0: none.
+            trace_newest: beyond that the oldest are lost, and not the newest.
+            first_touches: the kernel shall ask for each page when it is touched: nothing is read ahead, and
+                nothing pushed.
         """
         options = ffi.new("struct orion_engine_options *")
         options.cache_size = cache_size
@@ -85,6 +97,9 @@ class Engine:
         options.read_around = read_around
         options.readers = readers
         options.threads = threads
+        options.trace_limit = trace_records
+        options.trace_newest = trace_newest
+        options.first_touches = first_touches
         if key is not None:
             options.signed_only = True
             ffi.memmove(options.key, key, len(options.key))
@@ -169,6 +184,44 @@ class Engine:
             "verified": found.verified_at / 1e9,
             "answered": found.asked_at / 1e9,
         }
+
+    def trace(self) -> tuple[dict[str, object], bytes]:
+        """What the kernel asked so far: some facts, and the bytes of a trace file (docs/trace.md).
+
+        Raises:
+            OSError: ENODATA: nothing is recorded; ENOMEM.
+        """
+        made, length = ffi.new("uint8_t **"), ffi.new("size_t *")
+        _check(lib.orion_engine_trace_file(self._engine, made, length))
+        try:
+            data = bytes(ffi.buffer(made[0], length[0]))
+            header = ffi.cast("struct orion_trace_header *", made[0])
+            facts: dict[str, object] = {
+                "records": header.record_count,
+                "lost": header.lost,
+                "flags": header.flags,
+                "started_ns": header.started_ns,
+                "release": self.release(),
+                "bytes": len(data),
+            }
+        finally:
+            lib.orion_trace_file_destroy(made[0])
+        return facts, data
+
+    def trace_records(self, since: int) -> tuple[bytes, int]:
+        """Records of 64 bytes from a number on, at most ``RECORDS_AT_ONCE``, and the number to go on with.
+
+        A record is there from its request's arrival; while it waits, its wait is ``WAITING`` and its outcome
+        means nothing. Without a trace there is none.
+        """
+        trace = lib.orion_engine_trace(self._engine)
+        if not trace:
+            return b"", since
+        records = ffi.new("struct orion_trace_record[]", RECORDS_AT_ONCE)
+        following = ffi.new("uint64_t *")
+        count = lib.orion_trace_since(trace, since, records, RECORDS_AT_ONCE, following)
+        size = ffi.sizeof("struct orion_trace_record")
+        return bytes(ffi.buffer(records, count * size)), int(following[0])
 
     def close(self) -> None:
         """Ends it; the mount must be gone."""

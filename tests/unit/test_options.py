@@ -22,6 +22,8 @@ SAMPLES = {
     "read_around": ("256K", 256 << 10),
     "key": ("/etc/release.pub", "/etc/release.pub"),
     "verify": ("off", "off"),
+    "trace": ("touch", "touch"),
+    "trace_records": ("1000", 1000),
 }
 
 
@@ -87,6 +89,9 @@ def test_numbers_in_toml_need_no_quotes(tmp_path: Path) -> None:
         ("attr_ttl", "-1s"),
         ("attr_ttl", "inf"),
         ("attr_ttl", "nan"),
+        ("trace", "yes"),
+        ("trace_records", "0"),
+        ("trace_records", "4194305"),
         ("readers", "0"),
         ("readers", "257"),
         ("readers", "2.5"),
