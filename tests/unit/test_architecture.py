@@ -14,6 +14,7 @@ HEIGHT = {
     "kernel": 3,
     "node": 2.5,
     "fs": 2,
+    "trace": 1.2,
     "control": 1,
     "upstream": 1,
     "release": 1,
