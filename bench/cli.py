@@ -12,6 +12,7 @@ Examples:
   orioncache bench --root /srv/node --workload ./ready.sh --append init=/sbin/init
   orioncache bench --fragment CONFIG_PREEMPT=y --json samples.json --html report.html
   orioncache bench --clock wall --keep=logs
+  orioncache bench --variant orion --rtt 0 --trace boot.trace --trace-touch
   orioncache bench fs --help                          the file system alone, without a boot
 
 Exit code: 0 if every boot was ok, 1 if one was not, 130 after Ctrl-C.
@@ -30,6 +31,7 @@ from orioncache.bench.fs import cli as fs
 from orioncache.bench.plan import VARIANTS, Link, Run, choose, plan
 from orioncache.bench.qemu import Machine, Outcome, choose_accel
 from orioncache.bench.scene import Scene
+from orioncache.bench.tracing import TraceFiles, traced
 from orioncache.errors import UserError
 from orioncache.process import command_line
 
@@ -134,6 +136,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--json", type=Path, metavar="FILE", help="every raw sample and the environment")
     out.add_argument("--html", type=Path, metavar="FILE", help="one self-contained page")
     out.add_argument(
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help="what each boot from a release asked for; with several runs a file for each, named after it",
+    )
+    out.add_argument(
+        "--trace-touch",
+        action="store_true",
+        help="with --trace: page by page as they are touched, nothing read ahead; such a boot is slower",
+    )
+    out.add_argument(
         "--keep",
         nargs="?",
         type=Path,
@@ -191,11 +204,15 @@ def _count(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Builds what is missing, boots, reports."""
     variants = choose([name.strip() for name in args.variant.split(",")])
+    if args.trace is not None:
+        variants = traced(variants, "touch" if args.trace_touch else "on")
+    elif args.trace_touch:
+        raise UserError("--trace-touch says how --trace records", "say --trace FILE as well")
     links = [Link(rtt, args.rate, args.jitter, args.loss) for rtt in args.rtt]
     runs = plan(variants, links, args.runs)
     if os.geteuid() != 0 and not args.dry_run:
         raise UserError("the bench makes namespaces, device nodes and mounts", "run it as root (sudo)")
-    for path in (args.json, args.html):
+    for path in (args.json, args.html, args.trace):
         _check_output(path)
     accel, remark = choose_accel(args.accel, virtual=args.clock == "virtual")
     if remark:
@@ -291,6 +308,7 @@ def _measure(args: argparse.Namespace, scene: Scene, runs: Sequence[Run]) -> int
         if logs is None:
             logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orion-bench-")))
         machine = stack.enter_context(_clock(args.clock)(scene))
+        traces = TraceFiles(args.trace, runs) if args.trace is not None else None
         samples = run_plan(
             runs,
             machine,
@@ -300,6 +318,7 @@ def _measure(args: argparse.Namespace, scene: Scene, runs: Sequence[Run]) -> int
             jobs=min(jobs, len(runs)),
             timeout=args.timeout,
             failed=_tell_failure,
+            ended=traces.take if traces else None,
         )
     document = Document(SCHEMA, environment(args, scene), samples)
     report.table(document)
@@ -308,6 +327,8 @@ def _measure(args: argparse.Namespace, scene: Scene, runs: Sequence[Run]) -> int
     if args.html is not None:
         with replacing(args.html) as file:
             file.write(report.page(document).encode())
+    if traces is not None:
+        traces.tell()
     failed = [sample for sample in samples if not sample.ok]
     if not failed:
         return 0

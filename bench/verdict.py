@@ -17,17 +17,21 @@ class Report:
     Attributes:
         marks: name to nanoseconds on the guest's monotonic clock: kernel (the first process runs), start (the
             node's init begins), initramfs (it hands over), workload (started), ready.
-        files: name to content of what it sent of itself: nfs, mountstats, meminfo, cache, daemon.
+        files: name to content of what it sent of itself: nfs, mountstats, meminfo, cache, trace, daemon.
         log: what the workload printed, and what the guest remarked.
         verdict: ``ok``, ``failed``, or empty if it never came to one.
         message: why it failed.
     """
 
     marks: Mapping[str, int]
-    files: Mapping[str, str]
+    files: Mapping[str, bytes]
     log: Sequence[str]
     verdict: str
     message: str
+
+    def text(self, name: str) -> str:
+        """A file as text; empty if it was not sent."""
+        return self.files.get(name, b"").decode(errors="replace")
 
     def phases(self) -> Phases | None:
         """The boot's phases, if it came to its end."""
@@ -55,15 +59,15 @@ class Report:
         if "nfs" not in self.files:
             return None
         calls = 0
-        for line in self.files["nfs"].splitlines():
+        for line in self.text("nfs").splitlines():
             if line.startswith("rpc "):
                 calls = int(line.split()[1])
-        read_bytes, operations = _mountstats(self.files.get("mountstats", ""))
+        read_bytes, operations = _mountstats(self.text("mountstats"))
         return Nfs(calls=calls, read_bytes=read_bytes, operations=operations)
 
     def memory_mb(self) -> dict[str, float]:
         """MiB of total, available, used, page_cache and daemon_rss, as far as the guest said."""
-        memory = _kib_fields(self.files.get("meminfo", ""))
+        memory = _kib_fields(self.text("meminfo"))
         if not memory:
             return {}
         result = {
@@ -72,14 +76,14 @@ class Report:
             "used": memory["MemTotal"] - memory["MemAvailable"],
             "page_cache": memory["Cached"],
         }
-        daemon = _kib_fields(self.files.get("daemon", ""))
+        daemon = _kib_fields(self.text("daemon"))
         if "VmRSS" in daemon:
             result["daemon_rss"] = daemon["VmRSS"]
         return {name: round(kib / 1024, 1) for name, kib in result.items()}
 
     def cache(self) -> dict[str, Any]:
         """The cache's statistics; empty without a cache."""
-        text = self.files.get("cache", "").strip()
+        text = self.text("cache").strip()
         if not text:
             return {}
         try:
@@ -92,7 +96,7 @@ class Report:
 def parse(data: bytes) -> Report:
     """Reads what came through the port; what was cut off in the middle is left out."""
     marks: dict[str, int] = {}
-    files: dict[str, str] = {}
+    files: dict[str, bytes] = {}
     log: list[str] = []
     verdict = message = ""
     at = 0
@@ -111,7 +115,7 @@ def parse(data: bytes) -> Report:
             content = data[at : at + int(length)]
             at += int(length) + 1
             if at <= len(data):
-                files[name] = content.decode(errors="replace")
+                files[name] = content
     return Report(marks, files, log, verdict, message)
 
 

@@ -34,7 +34,7 @@
 /* The only port of the only virtio-serial device that the bench gives a guest. */
 static const char PORT[] = "/dev/vport0p1";
 static const char CONTROL[] = "/run/orion/control.sock";
-enum { FILE_LIMIT = 1 << 20, LINE_LIMIT = 4096 };
+enum { FILE_LIMIT = 1 << 20, TRACE_LIMIT = 1 << 28, LINE_LIMIT = 4096 };
 
 static long long now_ns(void)
 {
@@ -139,23 +139,64 @@ static void send_file(const char *name, const char *path)
 	close(fd);
 }
 
-/* The cache's status, if there is a cache. It asks no server, but what answers is only imported now. */
-static void send_cache_status(void)
+/* The answer of the cache, if there is one, to an op: a descriptor to be read to its end, or -1. It asks no server, but
+ * what answers is only imported now. */
+static int ask_cache(const char *op)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	static const char request[] = "{\"op\":\"status\"}\n";
 	const struct timeval deadline = { .tv_sec = 10 };
+	char request[64];
+	int length = snprintf(request, sizeof(request), "{\"op\":\"%s\"}\n", op);
 
 	memcpy(address.sun_path, CONTROL, sizeof(CONTROL));
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
-		return;
+		return -1;
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &deadline, sizeof(deadline));
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &deadline, sizeof(deadline));
 	if (connect(fd, (const struct sockaddr *)&address, sizeof(address)) == 0 &&
-	    write(fd, request, sizeof(request) - 1) == sizeof(request) - 1)
-		send_content("cache", fd);
+	    write(fd, request, (size_t)length) == length)
+		return fd;
 	close(fd);
+	return -1;
+}
+
+static void send_cache_status(void)
+{
+	int fd = ask_cache("status");
+
+	if (fd < 0)
+		return;
+	send_content("cache", fd);
+	close(fd);
+}
+
+/* What the cache has recorded: the bytes behind the first line of its answer; none if it records nothing. */
+static void send_trace(void)
+{
+	int fd = ask_cache("trace");
+	char *buffer = NULL;
+	size_t length = 0, room = 0;
+
+	if (fd < 0)
+		return;
+	while (length == room && room < TRACE_LIMIT) {
+		char *grown = realloc(buffer, (room ? 2 * room : FILE_LIMIT) + 1);
+		if (!grown)
+			break;
+		buffer = grown;
+		room = room ? 2 * room : FILE_LIMIT;
+		length += read_all(fd, buffer + length, room - length);
+	}
+	close(fd);
+	char *bytes = buffer ? memchr(buffer, '\n', length) : NULL;
+	if (bytes && ++bytes < buffer + length) {
+		size_t count = (size_t)(buffer + length - bytes);
+		bytes[count] = '\n';
+		send_line("file trace %zu", count);
+		send_bytes(bytes, count + 1);
+	}
+	free(buffer);
 }
 
 /* The cache daemon is known by its command line, wherever in it the name stands: argv[0] is overwritten. */
@@ -196,6 +237,8 @@ static void send_statistics(void)
 	send_file("meminfo", "/proc/meminfo");
 	send_cache_status();
 	send_daemon();
+	/* Last: the daemon takes memory to put it together. */
+	send_trace();
 }
 
 static _Noreturn void power_off(void)
