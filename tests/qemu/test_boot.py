@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orioncache.bench.root import debian_root
+from orioncache.trace.format import read
 from tests import needs
 from tests.program import COMMAND
 from tests.waiting import wait_until
@@ -80,14 +81,30 @@ def guests(parent):
     return found
 
 
+def check_trace(trace):
+    """Whether it is that of a boot in which all went well and the workload read all of /usr/bin."""
+    assert not trace.degraded
+    assert trace.lost == 0
+    first = next(record for record in trace.reads if record.comm)
+    assert trace.path(first.inode) == "usr/lib/runit/runit-init"
+    programs = {path.name for path in (debian_root() / "usr/bin").iterdir() if path.is_file()}
+    read_by = {trace.path(record.inode).removeprefix("usr/bin/"): record.comm for record in trace.reads}
+    assert len(programs & read_by.keys()) > 100
+    assert "md5sum" in read_by.values()
+    assert 0 < trace.seconds(trace.records[0]) < trace.seconds(trace.records[-1]) < 60
+
+
 @pytest.mark.parametrize("variant", ["orion", "orion-live"])
 def test_a_node_on_the_cache_sees_every_byte_of_its_root(tmp_path, variant):
     workload = script(tmp_path / "look", LOOK)
     code, _, errors = bench(
         *("--variant", variant, "--rtt", "0", "--workload", workload),
         *("--json", tmp_path / "json", "--keep", tmp_path / "logs"),
+        *(("--trace", tmp_path / "trace") if variant == "orion" else ()),
     )
     assert code == 0, errors
+    if variant == "orion":
+        check_trace(read(tmp_path / "trace"))
     (sample,) = samples(tmp_path / "json")
     assert sample["ok"]
     assert sample["boot_s"] == pytest.approx(sum(sample["phases_s"].values()))

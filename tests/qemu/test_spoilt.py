@@ -13,6 +13,7 @@ from orioncache.bench.root import debian_root
 from orioncache.bench.virtual import virtual_clock
 from orioncache.initramfs.cpio import Entry, pack
 from orioncache.release.manifest import Manifest
+from orioncache.trace.format import decode
 from tests import needs
 from tests.qemu.test_boot import BOOT, script
 
@@ -58,7 +59,7 @@ def test_a_node_takes_damaged_blocks_from_another_server(tmp_path):
     assert scene.release is not None
     spoilt = tmp_path / "initrd"
     spoilt.write_bytes(scene.initrd.read_bytes() + spoil(scene.release))
-    scene = dataclasses.replace(scene, initrd=spoilt)
+    scene = dataclasses.replace(scene, initrd=spoilt, append=[*scene.append, "orion.trace=on"])
 
     with virtual_clock(scene) as machine:
         outcome = boot(machine(Run(VARIANTS["orion"], Link(0), 1)), tmp_path / "logs", BOOT)
@@ -73,3 +74,4 @@ def test_a_node_takes_damaged_blocks_from_another_server(tmp_path):
     assert second["reads"] >= 1
     assert status["fetch"]["failed_blocks"] == 0
     assert any("does not match its digest" in str(event) for event in status["events"])
+    assert decode(outcome.report.files["trace"], "its trace").degraded

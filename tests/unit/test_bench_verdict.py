@@ -93,3 +93,13 @@ def test_a_guest_without_cache_or_network_has_none():
 
 def test_a_control_socket_that_answers_nonsense_is_told():
     assert "no JSON" in parse(file("cache", "nonsense").encode()).cache()["error"]
+
+
+def test_a_file_of_any_bytes_comes_whole():
+    content = bytes(range(256)) + b"\nverdict failed\nfile nfs 3\n"
+    data = b"mark kernel 1\nfile trace %d\n%s\nverdict ok\n" % (len(content), content)
+    report = parse(data)
+    assert report.files == {"trace": content}
+    assert report.text("trace").startswith("\0\x01")
+    assert (report.text("nfs"), report.verdict) == ("", "ok")
+    assert parse(data[:-20]).files == {}

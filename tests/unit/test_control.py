@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orioncache.cli.status import lines
-from orioncache.control import client, places
+from orioncache.control import client, places, server
 from orioncache.control.server import ControlServer
 from orioncache.errors import UserError
 from orioncache.store import BlockStore
@@ -165,3 +165,30 @@ def test_socket_path_is_short_and_its_own() -> None:
     long = "/" + "x" * 300
     assert len(places.socket_path(long).encode()) < 100
     assert places.socket_path("/a/root") != places.socket_path("/b/root")
+
+
+def test_a_trace_follows_its_line(sockets: Path) -> None:
+    data = bytes(range(256)) * 20_000
+    path = str(sockets / "x.sock")
+    with ControlServer(path, lambda: STATUS, trace=lambda: ({"bytes": len(data)}, data)):
+        assert client.trace(path) == data
+        assert client.status(path) == STATUS
+
+
+def test_a_trace_that_nobody_reads_ends(sockets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "TRACE_TIMEOUT", 0.2)
+    path = str(sockets / "x.sock")
+    data = bytes(8 << 20)
+    with (
+        ControlServer(path, lambda: STATUS, trace=lambda: ({"bytes": len(data)}, data)),
+        socket.socket(socket.AF_UNIX) as silent,
+    ):
+        silent.connect(path)
+        silent.sendall(b'{"op": "trace"}\n')
+        assert client.status(path) == STATUS
+
+
+def test_no_trace_is_told(one: Path) -> None:
+    with pytest.raises(UserError, match="records no trace") as told:
+        client.trace(str(one))
+    assert "--trace=on" in told.value.mend
