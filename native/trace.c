@@ -13,7 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Threads whose /proc/PID/comm stays open; a power of two. To read it again costs a fifth of opening it, and tells of an
+/* Threads whose /proc/PID/comm stays open; a power of two. To read it again costs a sixth of opening it, and tells of an
  * exec(), which changes the name. A file of a thread that has ended gives an error, whoever has its number now. */
 #define NAMES 16
 

@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -222,6 +223,44 @@ static void test_requests(void)
 	orion_trace_destroy(trace);
 }
 
+/* A block that is fetched ahead of its reads: its pack cannot be opened while somebody has a lease on it. */
+static void test_late(void)
+{
+	static const uint32_t block = 3; /* SPARSE's second */
+	const struct fuse_read_in in = {.offset = BLOCK, .size = 100};
+	struct orion_trace *trace = trace_of(8, false);
+	struct orion_trace_record found[8];
+	struct stage stage;
+	char path[100];
+	uint64_t next;
+	struct sample *sample = open_stage(&stage, STAGE_GOOD, trace);
+	_Alignas(8) uint8_t request[sizeof(struct fuse_in_header) + sizeof in];
+	const struct fuse_in_header header = {
+		.len = sizeof request, .opcode = FUSE_READ, .unique = 2, .nodeid = SPARSE + 1};
+
+	snprintf(path, sizeof path, "%s/%d/packs/" SAMPLE_PACK, stage_top, STAGE_GOOD);
+	const int pack = open(path, O_RDWR | O_CLOEXEC);
+
+	CHECK(signal(SIGIO, SIG_IGN) != SIG_ERR && pack >= 0 && fcntl(pack, F_SETLEASE, F_WRLCK) == 0);
+	orion_fetch_prefetch(stage.fetch, &block, 1);
+	memcpy(request, &header, sizeof header);
+	memcpy(request + sizeof header, &in, sizeof in);
+	for (int i = 0; i < 2; i++)
+		CHECK(stage_send(&stage, request, sizeof request));
+	CHECK(orion_trace_since(trace, 0, found, 8, &next) == 2 && found[0].wait_ns == ORION_TRACE_WAITING);
+	CHECK(orion_served_in_flight(stage.served) == 2);
+	CHECK(fcntl(pack, F_SETLEASE, F_UNLCK) == 0 && close(pack) == 0);
+	while (orion_served_in_flight(stage.served))
+		sched_yield();
+	stage_close(&stage);
+	close(stage.answers);
+	CHECK(orion_trace_since(trace, 0, found, 8, &next) == 2);
+	for (int i = 0; i < 2; i++)
+		CHECK(found[i].outcome == ORION_TRACE_LATE && found[i].blocks_missed == 1 && found[i].wait_ns > 0);
+	free(sample);
+	orion_trace_destroy(trace);
+}
+
 /* Takes a number of bytes off the front of what is left. */
 static const void *take(const uint8_t **bytes, size_t *left, size_t length)
 {
@@ -340,6 +379,7 @@ int main(void)
 	test_names();
 	test_many_writers();
 	test_requests();
+	test_late();
 	test_file();
 	test_file_of_a_hostile_manifest();
 	puts("test_trace: ok");
