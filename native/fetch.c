@@ -41,7 +41,7 @@ struct attempt {
 	uint32_t tried; /* a bit for each server that has been asked, this one included */
 	uint32_t first, count; /* numbers of blocks */
 	size_t bytes;
-	struct orion_block *blocks[ORION_RUN_BLOCKS]; /* when run() has ended without a read error: the good ones */
+	struct orion_block *blocks[ORION_RUN_BLOCKS]; /* before run(): none; after it: those that are good */
 };
 
 /* The files of one pack, opened when they are first needed. */
@@ -339,10 +339,13 @@ static bool run_at_once(struct attempt *attempt, uint32_t server, int *ret_error
 	const int fd = fetch->packs[place->pack].fd[server];
 
 	pthread_mutex_unlock(&fetch->packs_lock);
-	/* Whatever goes wrong, a reader thread meets it again and deals with it. */
+	/* Whatever goes wrong, a reader thread meets it again and deals with it; or none does, and an attempt that never ran
+	 * must have no blocks, for they would be taken for good ones. */
 	if (fd < 0 || create_blocks(attempt) ||
-	    fill_blocks(attempt, fd, (off_t)place->offset, orion_upstreams_at_once(fetch->upstreams, server), NULL))
+	    fill_blocks(attempt, fd, (off_t)place->offset, orion_upstreams_at_once(fetch->upstreams, server), NULL)) {
+		release_blocks(attempt);
 		return false;
+	}
 	orion_upstreams_count_read(fetch->upstreams, server, attempt->bytes);
 	*ret_error = verify_blocks(attempt);
 	return true;
@@ -793,8 +796,8 @@ static bool take_ahead(struct orion_fetch *fetch, uint32_t number, uint32_t *num
 {
 	if (*count == ORION_RUN_BLOCKS || fetch->ahead_bytes >= AHEAD_MOST)
 		return false;
-	if (is_good_place(fetch->manifest, number) && !*find_flight(fetch, number) && !orion_store_has(fetch->store, digest_of(fetch, number)) &&
-	    take_off(fetch, number, true))
+	if (is_good_place(fetch->manifest, number) && !*find_flight(fetch, number) &&
+	    !orion_store_has(fetch->store, digest_of(fetch, number)) && take_off(fetch, number, true))
 		numbers[(*count)++] = number;
 	return true;
 }

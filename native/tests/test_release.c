@@ -219,6 +219,63 @@ static void test_end_while_servers_fail(void)
 	free(sample);
 }
 
+static _Atomic int waiting;
+
+/* Keeps a reader thread until the answer is there. */
+static int wait_for_answer(struct orion_job *job, uint32_t server)
+{
+	struct answer answer;
+
+	(void)job;
+	(void)server;
+	waiting++;
+	while (!find_answer(&answer))
+		sched_yield();
+	return 0;
+}
+
+static void ignore_end(struct orion_job *job, int error)
+{
+	(void)job;
+	(void)error;
+}
+
+static void ignore_drop(struct orion_job *job)
+{
+	(void)job;
+}
+
+/* A read that was tried at once, in vain, is cancelled before a thread has taken it: nothing was read. */
+static void test_cancelled_before_it_was_read(void)
+{
+	const struct {
+		struct fuse_in_header header;
+		struct fuse_read_in in;
+	} request = {
+		{.len = sizeof request, .opcode = FUSE_READ, .unique = 2, .nodeid = SH + 1},
+		{.offset = BLOCK, .size = BLOCK},
+	};
+	struct sample *sample = make_sample();
+	struct orion_job jobs[2]; /* as many as there are readers */
+	struct answer answer;
+
+	open_stage(sample, STAGE_SHORT);
+	/* The pack is open from here on. */
+	CHECK(ask_to_read(SH, 0, 10, &answer) == 10 && ftruncate(stage.answers, 0) == 0);
+	for (int i = 0; i < 2; i++) {
+		jobs[i] = (struct orion_job){
+			.run = wait_for_answer, .finish = ignore_end, .drop = ignore_drop, .urgent = true};
+		orion_upstreams_submit(stage.upstreams, 0, &jobs[i]);
+	}
+	while (waiting < 2)
+		sched_yield();
+	CHECK(stage_send(&stage, (const uint8_t *)&request, sizeof request));
+	stage_close(&stage);
+	CHECK(find_answer(&answer) && answer.header.error == -EIO);
+	close(stage.answers);
+	free(sample);
+}
+
 int main(void)
 {
 	stage_make_servers();
@@ -228,6 +285,7 @@ int main(void)
 	test_fetch_ahead_of_broken_blocks();
 	test_seek();
 	test_end_while_servers_fail();
+	test_cancelled_before_it_was_read();
 	puts("test_release: ok");
 	return 0;
 }
