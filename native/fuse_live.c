@@ -117,7 +117,8 @@ static void *reply(void *argument)
 			continue;
 		if (got < (ssize_t)data)
 			break; /* libfuse has closed its end, or we have */
-		if (header->unique == live->init && !header->error && (size_t)got >= data + sizeof(struct fuse_init_out)) {
+		if (live->init && header->unique == live->init && !header->error &&
+		    (size_t)got >= data + sizeof(struct fuse_init_out)) {
 			amend_init(live, (struct fuse_init_out *)(buffer + data));
 			live->init = 0;
 		} else {
