@@ -45,6 +45,7 @@ int orion_block_pack(const uint8_t *data, size_t length, uint8_t *packed, size_t
 
 /* Restores a packed block and verifies it. Any bytes may be handed in.
  *
+ * digest: NULL if the caller has a digest of another kind to verify it by.
  * length: of the block, and bytes at ret. What is at ret is of no use after an error.
  * Returns -EINVAL if packed is no packed block of that length, -EBADMSG if it is one with another digest.
  */

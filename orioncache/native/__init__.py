@@ -88,6 +88,22 @@ def unpack(packed: Buffer, length: int, digest: Buffer) -> bytes:
     raise CorruptBlockError("digest differs" if result == -errno.EBADMSG else "malformed")
 
 
+def decompress(packed: Buffer, length: int) -> bytes:
+    """The block of ``length`` bytes that ``packed`` holds, not verified: for a caller with another digest.
+
+    Raises:
+        CorruptBlockError: ``packed`` is no packed block of that length.
+        ValueError: no block has that length.
+    """
+    if not 0 <= length <= BLOCK_MAX:
+        raise ValueError(f"no block has {length} bytes")
+    view = ffi.from_buffer("uint8_t[]", packed)
+    block = _scratch("uint8_t[]", length)
+    if lib.orion_block_unpack(view, len(view), ffi.NULL, length, block):
+        raise CorruptBlockError("malformed")
+    return bytes(ffi.buffer(block))
+
+
 def lock_memory() -> None:
     """Keeps this process's pages in RAM from now on, each from the moment it is touched.
 

@@ -68,6 +68,7 @@ def build(
     force: bool = False,
     exclude: Sequence[str] = (),
     watch: Watch | None = None,
+    finish: Callable[[Path], None] | None = None,
 ) -> Result:
     """Builds a release of what is in ``root``.
 
@@ -85,6 +86,7 @@ def build(
         force: begin even if the disk may be too small.
         exclude: patterns of what to leave out.
         watch: called now and then while it goes on.
+        finish: gets the release's directory before others see it, and may add to it.
 
     Raises:
         UserError: it cannot be done.
@@ -121,9 +123,8 @@ def build(
                 identity = builder.pack_id().hex()
         except BuildFailedError as error:
             raise _explain(error, root, store) from None
-        release = _publish(
-            store, work, name, version, f"{identity}.pack" if progress.used_new_blocks else None
-        )
+        pack = f"{identity}.pack" if progress.used_new_blocks else None
+        release = _publish(store, work, name, version, pack=pack, finish=finish)
     return Result(release, progress, time.monotonic() - started, warnings)
 
 
@@ -185,16 +186,26 @@ def _is_usable(release: Release, store: Store, *, verify_store: bool) -> bool:
     from orioncache.release.verify import verify  # noqa: PLC0415
 
     try:
-        return has_packs(release.manifest, store.packs) and (not verify_store or verify(release).good)
+        return has_packs(release.manifest, store.packs) and (
+            not verify_store or verify(release, bundled=False).good
+        )
     except (ManifestError, OSError):
         return False
 
 
-def _publish(store: Store, work: Path, name: str, version: str, pack: str | None) -> Release:
+def _publish(
+    store: Store,
+    work: Path,
+    name: str,
+    version: str,
+    *,
+    pack: str | None,
+    finish: Callable[[Path], None] | None,
+) -> Release:
     from orioncache.release.packs import used_packs  # noqa: PLC0415
 
     linked = [each for each in used_packs(work / "manifest") if each != pack]
-    return store.publish(work, name, version, pack, linked)
+    return store.publish(work, name, version, pack=pack, linked=linked, finish=finish)
 
 
 @contextmanager

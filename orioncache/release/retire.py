@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orioncache.errors import UserError
+from orioncache.release import bundling
 from orioncache.release.format import ManifestError
 from orioncache.release.packs import used_packs, used_ranges
 from orioncache.release.store import Release, Store, sync_directory
@@ -92,7 +93,7 @@ class Freed:
         packs: files of packs that no release links.
         pack_bytes: the room that they took.
         hole_bytes: the room in other packs that nothing uses.
-        leftovers: of builds and removals that were killed.
+        leftovers: of builds, removals and writers of bundles that were killed, as paths in the store.
         leftover_bytes: and their room.
     """
 
@@ -117,11 +118,12 @@ def collect(store: Store, *, dry_run: bool = False) -> Freed:
     with store.locked(alone=True):
         linked, used = _used(store)
         freed = Freed()
-        for path in sorted([*store.builds.iterdir(), *store.removed.iterdir()]):
-            freed.leftovers.append(f"{path.parent.name}/{path.name}")
+        aside = [path for release in store.releases() for path in bundling.leftovers(release.path)]
+        for path in [*sorted([*store.builds.iterdir(), *store.removed.iterdir()]), *aside]:
+            freed.leftovers.append(str(path.relative_to(store.path)))
             freed.leftover_bytes += _room(path)
             if not dry_run:
-                shutil.rmtree(path)
+                _clear(path)
         for pack in sorted(store.packs.iterdir()):
             if pack.name not in linked:
                 freed.packs.append(pack.name)
@@ -195,6 +197,13 @@ def _fallocate(fd: int, offset: int, length: int) -> None:
         # A file system that cannot do it keeps the bytes, which is no harm.
         if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
             raise OSError(code, os.strerror(code))
+
+
+def _clear(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _room(path: Path) -> int:

@@ -9,16 +9,38 @@ from pathlib import Path
 from orioncache.atomic import replacing
 from orioncache.errors import UserError
 from orioncache.native import digests
+from orioncache.release import bundle as bundles
+from orioncache.release.bundle import Bundle, BundleError
 from orioncache.release.packs import read_header
 from orioncache.release.store import Release
 
 PURPOSE = b"orion manifest v1\0"
+BUNDLE_PURPOSE = b"orion bundle v1\0"
 KEY_SIZE = 32
 
 
 def message(kind: int, digest: bytes) -> bytes:
     """What a signature of the manifest with this digest is over."""
     return PURPOSE + kind.to_bytes(4, "little") + digest.ljust(32, b"\0")
+
+
+def bundle_message(bundle: Bundle) -> bytes:
+    """What a signature of this bundle is over."""
+    return BUNDLE_PURPOSE + bundle.digest_kind.to_bytes(4, "little") + bundle.digest.ljust(32, b"\0")
+
+
+def bundle_is_signed(bundle: Bundle, key: bytes) -> bool:
+    """Whether the owner of a public key signed a bundle; xxh3 proves nothing."""
+    from nacl.exceptions import BadSignatureError  # noqa: PLC0415
+    from nacl.signing import VerifyKey  # noqa: PLC0415
+
+    if bundle.digest_kind == digests.XXH3_128:
+        return False
+    try:
+        VerifyKey(key).verify(bundle_message(bundle), bundles.signature(bundle.path).read_bytes())
+    except (FileNotFoundError, ValueError, BadSignatureError):
+        return False
+    return True
 
 
 def read_key(path: Path, what: str) -> bytes:
@@ -65,10 +87,10 @@ def keygen(path: Path) -> Path:
 
 
 def sign(release: Release, secret: bytes) -> bytes:
-    """Signs a release; returns the public key that belongs to the secret one.
+    """Signs a release and its bundles; returns the public key that belongs to the secret one.
 
     Raises:
-        UserError: its digests are of a kind that proves nothing.
+        UserError: its digests are of a kind that proves nothing, or a bundle is broken.
     """
     from nacl.signing import SigningKey  # noqa: PLC0415
 
@@ -79,7 +101,14 @@ def sign(release: Release, secret: bytes) -> bytes:
             "build it with --digest blake2b",
         )
     key = SigningKey(secret)
+    found = [Bundle(path) for path in bundles.bundles(release.path)]
+    for bundle in found:
+        if bundle.manifest != header.digest:
+            raise BundleError(f"{bundle.path} belongs to another release", "remove it")
     signature = key.sign(message(header.digest_kind, header.digest)).signature
     with replacing(release.signature) as file:
         file.write(signature)
+    for bundle in found:
+        with replacing(bundles.signature(bundle.path)) as file:
+            file.write(key.sign(bundle_message(bundle)).signature)
     return bytes(key.verify_key)

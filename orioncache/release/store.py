@@ -1,7 +1,7 @@
 """A store of releases on a server's disk: what lies where, how it is locked, what is in it.
 
 STORE/format                       says that this is a store, and of which version
-STORE/releases/NAME/VERSION/       a release: manifest, manifest.sig, packs/, scan; what a node mounts
+STORE/releases/NAME/VERSION/       a release: manifest, signature, packs/, bundles/, scan; what a node mounts
 STORE/packs/ID.pack                every pack, once; releases hold hard links to those that they use
 STORE/builds/ID/                   a build under way, or what a killed one left for the next
 STORE/removed/                     releases on their way out
@@ -16,7 +16,7 @@ import filecmp
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -202,7 +202,16 @@ class Store:
         finally:
             os.close(fd)
 
-    def publish(self, work: Path, name: str, version: str, pack: str | None, linked: list[str]) -> Release:
+    def publish(
+        self,
+        work: Path,
+        name: str,
+        version: str,
+        *,
+        pack: str | None,
+        linked: list[str],
+        finish: Callable[[Path], None] | None = None,
+    ) -> Release:
         """Makes a finished build a release: its pack goes to the others, then the release to its place.
 
         Args:
@@ -211,6 +220,7 @@ class Store:
             version: the release's.
             pack: the new pack's file name in packs/.
             linked: the other packs that the release uses.
+            finish: gets the release's directory when all is in it, before others see it, and may add to it.
 
         Raises:
             UserError: the release is there already.
@@ -227,6 +237,8 @@ class Store:
             _link(self.packs / each, staged / PACKS / each)
         for file in (MANIFEST, SCAN):
             (work / file).rename(staged / file)
+        if finish is not None:
+            finish(staged)
         sync_directory(staged / PACKS)
         sync_directory(staged)
         place = self.place(name, version)

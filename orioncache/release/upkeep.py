@@ -50,8 +50,8 @@ def configure(commands: Any, formatter: Any) -> None:  # noqa: ANN401  # argpars
         "verify",
         run_verify,
         "read everything and compare it with its digests",
-        "Verifies the manifest, its signature if --key is given, and every block of every pack.\n"
-        "Names each bad file; exits with 1 if anything is wrong.",
+        "Verifies the manifest, every block of every pack and every bundle, and if --key is given the\n"
+        "signatures. Names each bad file; exits with 1 if anything is wrong.",
         "verify /srv/store",
         "verify /srv/store debian 12.8 --key release.pub",
     )
@@ -116,8 +116,8 @@ def configure(commands: Any, formatter: Any) -> None:  # noqa: ANN401  # argpars
         "sign",
         run_sign,
         "sign a release",
-        "Signs a release that was built with --digest blake2b or sha256. Nodes with the public key\n"
-        "refuse all others.",
+        "Signs a release that was built with --digest blake2b or sha256, and its bundles. Nodes with the\n"
+        "public key refuse all others.",
         "sign /srv/store debian --key release",
         "sign /srv/store debian 12.8 --key release",
     )
@@ -166,14 +166,17 @@ def _find(args: argparse.Namespace) -> Any:  # noqa: ANN401
 
 def run_list(args: argparse.Namespace) -> int:
     """`orioncache release list`."""
+    from orioncache.release.bundle import SUFFIX, bundles  # noqa: PLC0415
     from orioncache.release.format import ManifestError, Section  # noqa: PLC0415
     from orioncache.release.packs import read_header  # noqa: PLC0415
     from orioncache.release.retire import is_mounted, last_read  # noqa: PLC0415
     from orioncache.release.store import Store  # noqa: PLC0415
 
     now = time.time()
-    facts = []
-    rows: list[tuple[str, ...]] = [("name", "version", "built", "inodes", "content", "signed", "last read")]
+    facts: list[dict[str, Any]] = []
+    rows: list[tuple[str, ...]] = [
+        ("name", "version", "built", "inodes", "content", "bundles", "signed", "last read")
+    ]
     for release in Store(args.store).releases(args.name):
         try:
             header = read_header(release.manifest)
@@ -182,6 +185,7 @@ def run_list(args: argparse.Namespace) -> int:
             continue
         read, mounted, signed = last_read(release), is_mounted(release), release.signature.exists()
         inodes = header.sections[Section.INODES][1]
+        roles = [path.name.removesuffix(SUFFIX) for path in bundles(release.path)]
         facts.append(
             {
                 "name": release.name,
@@ -190,6 +194,7 @@ def run_list(args: argparse.Namespace) -> int:
                 "inodes": inodes,
                 "content_bytes": header.content_bytes,
                 "digest": header.digest.hex(),
+                "bundles": roles,
                 "signed": signed,
                 "last_read": read,
                 "mounted": mounted,
@@ -204,6 +209,7 @@ def run_list(args: argparse.Namespace) -> int:
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(release.built)),
                 f"{inodes:,}",
                 size(header.content_bytes),
+                ", ".join(roles) or "–",
                 "yes" if signed else "no",
                 seen,
             )
@@ -218,6 +224,7 @@ def run_list(args: argparse.Namespace) -> int:
 def run_show(args: argparse.Namespace) -> int:
     """`orioncache release show`."""
     from orioncache.native import digests  # noqa: PLC0415
+    from orioncache.release.bundle import bundles  # noqa: PLC0415
     from orioncache.release.format import HAS_ACLS, HAS_XATTRS, ManifestError, Section  # noqa: PLC0415
     from orioncache.release.packs import read_header, used_packs  # noqa: PLC0415
 
@@ -246,21 +253,50 @@ def run_show(args: argparse.Namespace) -> int:
         "acls": bool(header.flags & HAS_ACLS),
         "signed": release.signature.exists(),
         "packs": packs,
+        "bundles": [_bundle_facts(path) for path in bundles(release.path)],
     }
     if args.json:
         print(json.dumps(facts))
     else:
         width = max(map(len, facts))
         for key, value in facts.items():
-            text = (
-                f"{value:,}"
-                if type(value) is int
-                else ", ".join(value)
-                if isinstance(value, list)
-                else str(value)
-            )
-            print(f"{key.replace('_', ' '):{width}}  {text}")
+            if type(value) is int:
+                text = f"{value:,}"
+            elif isinstance(value, list):
+                text = ", ".join(each if isinstance(each, str) else _bundle_line(each) for each in value)
+            else:
+                text = str(value)
+            print(f"{key.replace('_', ' '):{width}}  {text}".rstrip())
     return 0
+
+
+def _bundle_facts(path: Path) -> dict[str, Any]:
+    from orioncache.release.bundle import SUFFIX, Bundle, BundleError, signature  # noqa: PLC0415
+
+    role = path.name.removesuffix(SUFFIX)
+    try:
+        bundle = Bundle(path)
+    except BundleError as error:
+        return {"role": role, "error": error.message}
+    return {
+        "role": role,
+        "bytes": bundle.size,
+        "raw_bytes": bundle.raw_bytes,
+        "frames": len(bundle.frames),
+        "chunks": len(bundle.chunks),
+        "boots": bundle.boots,
+        "signed": signature(path).exists(),
+    }
+
+
+def _bundle_line(facts: dict[str, Any]) -> str:
+    if "error" in facts:
+        return f"{facts['role']} (broken: {facts['error']})"
+    boots = f"{facts['boots']} boot{'s' * (facts['boots'] != 1)}"
+    return (
+        f"{facts['role']} ({size(facts['raw_bytes'])} of pages in {size(facts['bytes'])}, "
+        f"{facts['frames']:,} frames, from {boots}, {'signed' if facts['signed'] else 'not signed'})"
+    )
 
 
 def run_verify(args: argparse.Namespace) -> int:
@@ -296,6 +332,7 @@ def run_verify(args: argparse.Namespace) -> int:
                         "blocks": report.blocks,
                         "bad_blocks": report.bad_blocks,
                         "bytes": report.bytes,
+                        "bundles": report.bundles,
                         "problems": report.problems,
                         "bad_files": report.bad_files,
                     }
@@ -314,7 +351,8 @@ def run_verify(args: argparse.Namespace) -> int:
 
 def _say(report: Any) -> None:  # noqa: ANN401
     if report.good:
-        print(f"{report.release}: good, {report.blocks:,} blocks, {size(report.bytes)}")
+        bundles = f", {report.bundles} bundle{'s' * (report.bundles != 1)}" if report.bundles else ""
+        print(f"{report.release}: good, {report.blocks:,} blocks, {size(report.bytes)}{bundles}")
         return
     print(f"{report.release}: BAD, {report.bad_blocks:,} of {report.blocks:,} blocks")
     for problem in report.problems:

@@ -1,14 +1,21 @@
-"""Verifies a release: its manifest, its signature, and every block of its packs."""
+"""Verifies a release: its manifest, its signatures, every block of its packs, and its bundles."""
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from orioncache.errors import UserError
 from orioncache.native import audit, digests
 from orioncache.native.manifest import NativeManifest
+from orioncache.release import bundle as bundles
+from orioncache.release.bundle import PAGE, Bundle, BundleError
+from orioncache.release.content import Content
 from orioncache.release.format import EXTENT, HOLE, INODE, ManifestError, Section
+from orioncache.release.manifest import Manifest
 from orioncache.release.packs import pack_sizes, read_header, read_quietly, read_section
+from orioncache.release.sign import bundle_is_signed
 from orioncache.release.store import Release
 
 # Of so many files, their names are told.
@@ -26,6 +33,7 @@ class Report:
         bad_blocks: how many of these are not what they should be.
         bad_files: files that have such blocks, as paths from the root.
         bytes: that were read.
+        bundles: how many were looked at.
     """
 
     release: Release
@@ -34,6 +42,7 @@ class Report:
     bad_blocks: int = 0
     bad_files: list[str] = field(default_factory=list)
     bytes: int = 0
+    bundles: int = 0
 
     @property
     def good(self) -> bool:
@@ -42,15 +51,21 @@ class Report:
 
 
 def verify(
-    release: Release, key: bytes | None = None, jobs: int = 0, watch: Callable[[int, int], None] | None = None
+    release: Release,
+    key: bytes | None = None,
+    jobs: int = 0,
+    watch: Callable[[int, int], None] | None = None,
+    *,
+    bundled: bool = True,
 ) -> Report:
     """Verifies a release.
 
     Args:
         release: which one.
-        key: a public key; then it must be signed with it.
+        key: a public key; then it must be signed with it, and so must its bundles.
         jobs: threads; 0: one for each processor.
         watch: called now and then with the bytes that were read, and all that there are.
+        bundled: its bundles as well.
     """
     report = Report(release)
     try:
@@ -80,7 +95,48 @@ def verify(
     report.bad_blocks = len(verdicts) - verdicts.count(audit.GOOD)
     if report.bad_blocks:
         _name_files(release, manifest, verdicts, report)
+    with Content(release.path, Manifest(data)) as content:
+        for path in bundles.bundles(release.path) if bundled else ():
+            report.bundles += 1
+            report.problems += [
+                f"bundles/{path.name}: {problem}" for problem in bundle_problems(path, content, key)
+            ]
     return report
+
+
+def bundle_problems(path: Path, content: Content, key: bytes | None) -> Iterator[str]:
+    """What is wrong with a bundle, a line each; it ends with the first chunk that is.
+
+    Args:
+        path: its file.
+        content: of the release that it should belong to.
+        key: a public key; then it must be signed with it.
+    """
+    header = content.manifest.header
+    try:
+        bundle = Bundle(path)
+        if (bundle.digest_kind, bundle.manifest) != (header.digest_kind, header.digest):
+            yield "it belongs to another release"
+            return
+        if bundle.role + bundles.SUFFIX != path.name:
+            yield f"it is for role {bundle.role}"
+        if key is not None and not bundle_is_signed(bundle, key):
+            yield "it is not signed with this key"
+        for chunk, data in bundle.contents():
+            size = content.size(chunk.inode)
+            end = chunk.offset + chunk.length
+            if size is None or end > size or (chunk.length % PAGE and end != size):
+                yield f"a chunk at {chunk.offset} of inode {chunk.inode} does not lie in a file"
+                return
+            if content.read(chunk.inode, chunk.offset, chunk.length) != data:
+                yield f"the chunk at {chunk.offset} of inode {chunk.inode} differs from the release"
+                return
+    except BundleError as error:
+        yield error.message.removeprefix(f"{path}: ")
+    except UserError as error:
+        yield error.message.removeprefix(f"{content.release}: ")
+    except OSError as error:
+        yield error.strerror or str(error)
 
 
 def _signature_problem(release: Release, kind: int, digest: bytes, key: bytes) -> str | None:

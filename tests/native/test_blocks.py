@@ -57,6 +57,19 @@ def test_what_lz4_packs_is_unpacked(block):
         assert native.unpack(packed, len(block), xxhash.xxh3_128_digest(block)) == block
 
 
+@given(blocks)
+def test_what_another_digest_verifies_is_decompressed(block):
+    assert native.decompress(native.compress(block), len(block)) == block
+
+
+@given(st.binary(max_size=300), st.integers(0, 400))
+def test_bytes_that_are_no_packed_block_are_refused(packed, length):
+    try:
+        assert len(native.decompress(packed, length)) == length
+    except native.CorruptBlockError:
+        assert packed
+
+
 def test_what_lz4_saves_little_on_is_kept_as_it_is():
     """96% noise: lz4 makes it shorter by less than a sixteenth."""
     block = os.urandom(126000) + bytes(5072)

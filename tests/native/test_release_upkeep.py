@@ -15,6 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from releases import BLOCK, build, run, verify
 
+from orioncache.release import bundling
+from orioncache.release.bundling import Piece
+from orioncache.release.content import open_manifest
+
 MIB = 1 << 20
 
 
@@ -203,6 +207,78 @@ def test_gc_clears_what_killed_builds_and_removals_left(store):
     assert freed["leftovers"] == ["builds/0123", "removed/t-0-ab"]
     assert not list((store / "builds").iterdir())
     verify(store)
+
+
+def bundle(store, version="1", role="default"):
+    """A bundle of a release of the tree, with all of file `two`; its path."""
+    release = store / "releases/t" / version
+    manifest = open_manifest(release)
+    pieces = [Piece(manifest.lookup(0, b"two"), 0, 3 * BLOCK, 0)]
+    return bundling.write(release, manifest, role, pieces, 2).path
+
+
+def test_bundles_are_listed_shown_and_verified(store):
+    bundle(store)
+    path = bundle(store, role="kiosk")
+    (listed,) = json.loads(run("list", store, "--json").stdout)
+    assert listed["bundles"] == ["default", "kiosk"]
+    assert "default, kiosk" in run("list", store).stdout
+    facts = json.loads(run("show", store, "t", "--json").stdout)["bundles"][1]
+    assert (facts["role"], facts["frames"], facts["raw_bytes"], facts["boots"], facts["signed"]) == (
+        "kiosk", 2, 3 * BLOCK, 2, False,
+    )  # fmt: skip
+    assert facts["bytes"] == path.stat().st_size
+    assert "2 frames, from 2 boots, not signed" in run("show", store, "t").stdout
+    assert "2 bundles" in run("verify", store).stdout
+    flip(path, path.stat().st_size - 9)
+    done = run("verify", store, code=1)
+    assert "bundles/kiosk.bundle: frame 1 does not have its digest" in done.stdout
+    assert "default.bundle" not in done.stdout
+    flip(path, 520)
+    assert "kiosk.bundle: it does not have the digest" in run("verify", store, code=1).stdout
+    assert "kiosk (broken: " in run("show", store, "t").stdout
+
+
+def test_a_damaged_block_is_told_of_a_bundle_too(store):
+    bundle(store)
+    (pack,) = (store / "packs").iterdir()
+    flip(pack, 200)
+    said = run("verify", store, code=1).stdout
+    assert "two: content differs" in said
+    assert "default.bundle: two: a block of it does not have its digest" in said
+
+
+def test_gc_keeps_bundles_and_clears_what_killed_writers_left(store):
+    path = bundle(store)
+    aside = path.with_name(".default.bundle.abcd")
+    aside.write_bytes(bytes(range(256)) * 100)
+    freed = json.loads(run("gc", store, "--dry-run", "--json").stdout)
+    assert freed["leftovers"] == ["releases/t/1/bundles/.default.bundle.abcd"]
+    assert aside.exists()
+    assert json.loads(run("gc", store, "--json").stdout)["leftovers"] == freed["leftovers"]
+    assert list(path.parent.iterdir()) == [path]
+    verify(store)
+    run("remove", store, "t", "1", "--force")
+    assert not list((store / "removed").iterdir())
+
+
+def test_bundles_are_signed_with_their_release(tmp_path, tree):
+    store, key = tmp_path / "store", tmp_path / "key"
+    build(tree, store, "1", "--digest", "sha256")
+    path = bundle(store)
+    run("keygen", key)
+    run("sign", store, "t", "--key", key)
+    assert path.with_name("default.bundle.sig").stat().st_size == 64
+    run("verify", store, "--key", f"{key}.pub")
+    assert json.loads(run("show", store, "t", "--json").stdout)["bundles"][0]["signed"]
+    # Another one by somebody who has no key.
+    bundle(store)
+    assert "default.bundle: it is not signed" in run("verify", store, "--key", f"{key}.pub", code=1).stdout
+    run("sign", store, "t", "--key", key)
+    flip(path.with_name("default.bundle.sig"), 9)
+    assert "default.bundle: it is not signed" in run("verify", store, "--key", f"{key}.pub", code=1).stdout
+    flip(path, 600)
+    assert "does not have the digest" in run("sign", store, "t", "--key", key, code=1).stderr
 
 
 def test_gc_does_nothing_if_a_manifest_is_damaged(store):
