@@ -18,6 +18,7 @@ COMMANDS = {
     "status": ("orioncache.cli.status", "show what a running cache does"),
     "release": ("orioncache.release.cli", "build releases of a root, and look after their store"),
     "trace": ("orioncache.trace.cli", "record what a boot asks of a release, and look at it"),
+    "profile": ("orioncache.profile.cli", "learn from recorded boots what nodes read"),
     "kernel": ("orioncache.kernel.cli", "configure, build and check kernels for diskless nodes"),
     "initramfs": ("orioncache.initramfs.cli", "build and inspect the image that a node boots"),
     "bench": ("orioncache.bench.cli", "boot nodes under QEMU and measure where the time goes"),

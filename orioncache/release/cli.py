@@ -7,6 +7,7 @@ directory STORE/releases/NAME/VERSION from a server. docs/releases.md tells the 
 Examples:
   orioncache release build /srv/root /srv/store --name debian
   orioncache release build /srv/root /srv/store --name debian --version 12.8 --digest blake2b
+  orioncache release build /srv/root /srv/store --name debian --profile kiosk.profile
   orioncache release list /srv/store
   orioncache release verify /srv/store debian
   orioncache release remove /srv/store debian 2026.01.31-1 && orioncache release gc /srv/store
@@ -16,10 +17,16 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orioncache.errors import UserError
+from orioncache.profile.cli import role_argument, share_argument
 from orioncache.release import upkeep
 from orioncache.release.text import size
+
+if TYPE_CHECKING:
+    from orioncache.profile.carry import Carried
+    from orioncache.release.bundling import Written
 
 DIGESTS = ("xxh3", "blake2b", "sha256")
 
@@ -68,8 +75,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--jobs", type=_jobs, default=0, metavar="N", help="threads (default: one for each processor)"
     )
+    build.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="write a bundle of what this profile says that boots read",
+    )
+    role_argument(build, "the profile's")
+    share_argument(build)
     build.add_argument("--json", action="store_true", help="print the result as JSON")
     build.set_defaults(run=run_build)
+    bundle = commands.add_parser(
+        "bundle",
+        help="write what boots read into a release, in the order of their reading",
+        description="Writes the bundle of a profile into a release: one file that nodes of that role stream\n"
+        "while they boot. What is not in the release any more is left out. A release that is signed\n"
+        "wants to be signed again.",
+        epilog="Examples:\n"
+        "  orioncache release bundle /srv/store debian --profile kiosk.profile\n"
+        "  orioncache release bundle /srv/store debian 12.8 --profile kiosk.profile --role lobby",
+        formatter_class=parser.formatter_class,
+    )
+    bundle.add_argument("store", type=Path, metavar="STORE", help="the store")
+    bundle.add_argument("name", metavar="NAME", help="the release's name")
+    bundle.add_argument("version", nargs="?", metavar="VERSION", help="its version (default: the newest)")
+    bundle.add_argument("--profile", type=Path, required=True, metavar="FILE", help="what boots read")
+    role_argument(bundle, "the profile's")
+    share_argument(bundle)
+    bundle.add_argument("--json", action="store_true", help="print the result as JSON")
+    bundle.set_defaults(run=run_bundle)
     upkeep.configure(commands, parser.formatter_class)
 
 
@@ -84,6 +118,9 @@ def run_build(args: argparse.Namespace) -> int:
         raise UserError(
             f"{args.root} is no directory", "give the directory that nodes shall have as their root"
         )
+    bundler = _Bundler(args) if args.profile is not None else None
+    if bundler is not None:
+        bundler.check(digests.KINDS[args.digest], args.block_size)
     name = args.name or args.root.resolve().name
     store = Store.create(args.store)
     with Meter(f"release {name}", quiet=args.json and not sys.stderr.isatty()) as meter:
@@ -105,6 +142,7 @@ def run_build(args: argparse.Namespace) -> int:
             force=args.force,
             exclude=args.exclude,
             watch=watch,
+            finish=bundler,
         )
     for warning in result.warnings:
         print(f"orioncache: warning: {warning}", file=sys.stderr)
@@ -129,6 +167,7 @@ def run_build(args: argparse.Namespace) -> int:
             "manifest_bytes": counts.manifest_bytes,
             "seconds": round(result.seconds, 3),
             "warnings": counts.warnings,
+            "bundle": None if bundler is None else bundler.facts(),
         }
         print(json.dumps(facts))
     else:
@@ -147,7 +186,102 @@ def run_build(args: argparse.Namespace) -> int:
             f"  manifest  {size(counts.manifest_bytes)}, {each:.0f} bytes per inode\n"
             f"  took      {result.seconds:.2f} s, {size(counts.bytes_done / max(0.001, result.seconds))}/s"
         )
+        if bundler is not None:
+            print(f"  bundle    {bundler.text()}")
     return 0
+
+
+def run_bundle(args: argparse.Namespace) -> int:
+    """`orioncache release bundle`."""
+    from orioncache.release.packs import read_header  # noqa: PLC0415
+    from orioncache.release.store import Store  # noqa: PLC0415
+
+    bundler = _Bundler(args)
+    release = upkeep.find(args)
+    header = read_header(release.manifest)
+    bundler.check(header.digest_kind, header.block_size)
+    with Store(args.store).locked():
+        bundler(release.path)
+    if bundler.written is None:
+        raise UserError(
+            f"{release}: {bundler.text()}", "record a boot of this release: orioncache trace record --help"
+        )
+    if release.signature.exists():
+        print(
+            "orioncache: warning: the release is signed, its new bundle is not: sign it again",
+            file=sys.stderr,
+        )
+    if args.json:
+        facts = {"name": release.name, "version": release.version, "path": str(bundler.written.path)}
+        print(json.dumps(facts | (bundler.facts() or {})))
+    else:
+        print(f"{bundler.written.path}: {bundler.text()}")
+    return 0
+
+
+class _Bundler:
+    """Writes the bundle of the profile that the arguments name, into a release's directory.
+
+    Attributes:
+        written: the bundle; None as long as there is none, and if nothing of the profile was there.
+        carried: how the profile was found in the release.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from orioncache.profile.format import read  # noqa: PLC0415
+        from orioncache.release.bundle import check_role  # noqa: PLC0415
+
+        self._profile = read(args.profile)
+        self._role = check_role(args.role or self._profile.role)
+        self._share = args.share
+        self.written: Written | None = None
+        self.carried: Carried | None = None
+
+    def check(self, kind: int, block_size: int) -> None:
+        """Says beforehand if the profile cannot fit a release with these digests and blocks."""
+        from orioncache.profile.carry import check_fit  # noqa: PLC0415
+
+        check_fit(self._profile, kind, block_size)
+
+    def __call__(self, release: Path) -> None:
+        from orioncache.profile.carry import carry  # noqa: PLC0415
+        from orioncache.release import bundling  # noqa: PLC0415
+        from orioncache.release.content import open_manifest  # noqa: PLC0415
+
+        manifest = open_manifest(release)
+        self.carried = carry(self._profile, manifest, share=self._share)
+        if self.carried.pieces:
+            boots = self._profile.boots
+            self.written = bundling.write(release, manifest, self._role, self.carried.pieces, boots)
+
+    def facts(self) -> dict[str, object] | None:
+        """For ``--json``; None if there is no bundle."""
+        if self.written is None or self.carried is None:
+            return None
+        return {
+            "role": self.written.role,
+            "bytes": self.written.size,
+            "raw_bytes": self.written.raw_bytes,
+            "frames": self.written.frames,
+            "chunks": self.written.chunks,
+            "same_bytes": self.carried.same,
+            "moved_bytes": self.carried.moved,
+            "guessed_bytes": self.carried.guessed,
+            "gone_bytes": self.carried.gone,
+            "gone_blocks": self.carried.gone_blocks,
+        }
+
+    def text(self) -> str:
+        """For people."""
+        assert self.carried is not None
+        lost = f"{size(self.carried.gone)} of {self.carried.gone_blocks:,} blocks are gone"
+        if self.written is None:
+            return f"none: nothing of the profile is in the release; {lost}"
+        return (
+            f"role {self.written.role}, {size(self.written.raw_bytes)} in {size(self.written.size)}, "
+            f"{self.written.frames:,} frames; of them {size(self.carried.moved)} moved, "
+            f"{size(self.carried.guessed)} at the place of what changed; {lost}"
+        )
 
 
 def _state(progress: object) -> tuple[str, int, int, str]:

@@ -6,6 +6,7 @@ Errors are OSErrors as a file system would raise them; a broken record is EIO.
 import errno
 import os
 import stat
+from collections.abc import Collection
 from typing import NamedTuple, NoReturn
 
 from orioncache.native import digests
@@ -240,6 +241,35 @@ class Manifest:
             number = directory
             inode = self.inode(number)
         return b"/".join(reversed(names))
+
+    def places(self, wanted: Collection[bytes]) -> dict[bytes, list[tuple[int, int]]]:
+        """Where blocks with these digests stand: inodes, and which block of each. Searches all."""
+        if not wanted:
+            return {}
+        digests_at, size = self._start[Section.DIGESTS], self._size[Section.DIGESTS]
+        numbers = {}
+        for number in range(self._count[Section.DIGESTS]):
+            at = digests_at + number * size
+            digest = bytes(self._data[at : at + size])
+            if digest in wanted:
+                numbers[number] = digest
+        found: dict[bytes, list[tuple[int, int]]] = {}
+        for inode in range(self.inodes):
+            try:
+                record = self.inode(inode)
+            except OSError:
+                continue
+            if not stat.S_ISREG(record.mode):
+                continue
+            for extent in range(record.first, record.first + record.records):
+                begins, count, first, _ = layout.EXTENT.unpack_from(
+                    self._data, self._at(Section.EXTENTS, extent)
+                )
+                # A hostile extent may claim 2^32 blocks; of those that are wanted there are few.
+                for number in numbers if count > len(numbers) else range(first, first + count):
+                    if number in numbers and first <= number < first + count and first != HOLE:
+                        found.setdefault(numbers[number], []).append((inode, begins + number - first))
+        return found
 
     def pack(self, number: int) -> tuple[bytes, int]:
         """A pack's identity, and its size in bytes; ESTALE if there is none."""

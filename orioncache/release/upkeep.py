@@ -6,10 +6,13 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orioncache.errors import UserError
 from orioncache.release.text import age, size, table
+
+if TYPE_CHECKING:
+    from orioncache.release.store import Release
 
 
 def configure(commands: Any, formatter: Any) -> None:  # noqa: ANN401  # argparse's own types are private
@@ -152,7 +155,12 @@ def _release(parser: argparse.ArgumentParser, version: str = "") -> None:
         parser.add_argument("version", nargs="?", metavar="VERSION", help="its version (default: the newest)")
 
 
-def _find(args: argparse.Namespace) -> Any:  # noqa: ANN401
+def find(args: argparse.Namespace) -> "Release":
+    """The release that the arguments name; without a version the newest.
+
+    Raises:
+        UserError: there is none.
+    """
     from orioncache.release.store import Store  # noqa: PLC0415
 
     store = Store(args.store)
@@ -228,7 +236,7 @@ def run_show(args: argparse.Namespace) -> int:
     from orioncache.release.format import HAS_ACLS, HAS_XATTRS, ManifestError, Section  # noqa: PLC0415
     from orioncache.release.packs import read_header, used_packs  # noqa: PLC0415
 
-    release = _find(args)
+    release = find(args)
     try:
         header, packs = read_header(release.manifest), used_packs(release.manifest)
     except ManifestError as error:
@@ -446,7 +454,7 @@ def run_sign(args: argparse.Namespace) -> int:
     """`orioncache release sign`."""
     from orioncache.release.sign import read_key, sign  # noqa: PLC0415
 
-    release = _find(args)
+    release = find(args)
     public = sign(release, read_key(args.key, "secret"))
     if args.json:
         print(json.dumps({"name": release.name, "version": release.version, "public_key": public.hex()}))

@@ -14,6 +14,7 @@ HEIGHT = {
     "kernel": 3,
     "node": 2.5,
     "fs": 2,
+    "profile": 1.5,
     "trace": 1.2,
     "control": 1,
     "upstream": 1,
@@ -44,7 +45,8 @@ def imported(tree):
 def test_nothing_imports_upwards():
     seen = 0
     for path, tree in modules():
-        own = path.parts[0].removesuffix(".py")
+        # What a package adds to the command line stands there with the rest of it.
+        own = "cli" if path.name == "cli.py" else path.parts[0].removesuffix(".py")
         for other in imported(tree):
             seen += 1
             allowed = other == own or HEIGHT.get(other, 0) < HEIGHT.get(own, 0) or other not in HEIGHT
