@@ -19,6 +19,7 @@ Exit code: 0 if every boot was ok, 1 if one was not, 130 after Ctrl-C.
 """
 
 import argparse
+import dataclasses
 import os
 import sys
 import tempfile
@@ -217,7 +218,12 @@ def run(args: argparse.Namespace) -> int:
     accel, remark = choose_accel(args.accel, virtual=args.clock == "virtual")
     if remark:
         print(remark, file=sys.stderr)
-    scene = prepare(args, accel, released=any(variant.released for variant in variants))
+    scene = prepare(
+        args,
+        accel,
+        released=any(variant.released for variant in variants),
+        bundled=any(variant.bundled for variant in variants),
+    )
     if args.dry_run:
         return _print_commands(args, scene, runs)
     return _measure(args, scene, runs)
@@ -228,12 +234,13 @@ def _check_output(path: Path | None) -> None:
         raise UserError(f"{path} cannot be written", "name a file in a directory that exists")
 
 
-def prepare(args: argparse.Namespace, accel: str, *, released: bool) -> Scene:
-    """Kernel, image, root, workload and, if wanted, a release of the root, where they are not there yet.
+def prepare(args: argparse.Namespace, accel: str, *, released: bool, bundled: bool) -> Scene:
+    """Kernel, image, root, workload and, if wanted, releases of the root, where they are not there yet.
 
     Raises:
         UserError: one of them is not fit, or cannot be built.
     """
+    from orioncache.bench.bundled import bundled_release, check_bundle  # noqa: PLC0415
     from orioncache.bench.image import bench_image  # noqa: PLC0415
     from orioncache.bench.released import bench_release, check_release  # noqa: PLC0415
     from orioncache.bench.root import check_root, debian_root, disk_image  # noqa: PLC0415
@@ -247,12 +254,14 @@ def prepare(args: argparse.Namespace, accel: str, *, released: bool) -> Scene:
         check_root(args.root, init)
     if args.release is not None:
         check_release(args.release)
+        if bundled:
+            check_bundle(args.release)
     kernel = _kernel(args)
     root = check_root(args.root or debian_root(), init)
     injection = inject(root, args.workload)
     initramfs = build_initramfs(key=args.key)
     release = (args.release or bench_release(root.path)) if released else None
-    return Scene(
+    scene = Scene(
         kernel=kernel,
         initramfs=initramfs,
         initrd=bench_image(injection.files, node_image=initramfs),
@@ -265,6 +274,12 @@ def prepare(args: argparse.Namespace, accel: str, *, released: bool) -> Scene:
         servers=args.servers,
         accel=accel,
     )
+    if not bundled:
+        return scene
+    if args.release is not None:
+        return dataclasses.replace(scene, bundled=scene.release, bundled_disk=scene.release_disk)
+    place = bundled_release(scene, injection.files, timeout=args.timeout, record=not args.dry_run)
+    return dataclasses.replace(scene, bundled=place, bundled_disk=disk_image(place))
 
 
 def _kernel(args: argparse.Namespace) -> Path:

@@ -21,6 +21,7 @@ class Variant:
             ``orion`` (the cache over all servers) or ``ram`` (a copy in the guest's memory, made before the
             clock starts).
         released: the servers export a release of the root, and not the tree itself.
+        bundled: that release has a bundle, made from a recorded boot.
         nfs_options: mount options besides those that the node's init gives to every NFS mount, with commas.
         readahead_kb: of the NFS mounts, set once they are there; None leaves the kernel's.
         words: further words for the kernel command line.
@@ -30,6 +31,7 @@ class Variant:
     help: str
     source: str
     released: bool = False
+    bundled: bool = False
     nfs_options: str = ""
     readahead_kb: int | None = None
     words: Sequence[str] = ()
@@ -70,7 +72,19 @@ VARIANTS: Mapping[str, Variant] = {
             readahead_kb=2048,
         ),
         Variant(
-            "orion", "the cache over all servers, which have a release of the root", "orion", released=True
+            "orion",
+            "the cache over all servers, which have a release of the root",
+            "orion",
+            released=True,
+            words=("orion.bundle=off",),
+        ),
+        Variant(
+            "orion-profile",
+            "the same with a bundle of what a recorded boot read",
+            "orion",
+            released=True,
+            bundled=True,
+            words=("orion.bundle=default",),
         ),
         Variant("orion-live", "the cache over all servers, which have the plain tree", "orion"),
         Variant("ram", "the whole root in RAM before the clock starts: the limit", "ram"),

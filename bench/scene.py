@@ -27,6 +27,8 @@ class Scene:
         disk: the same as an ext4 image.
         release: a release of it, as a directory; None if no variant wants one.
         release_disk: the same as an ext4 image.
+        bundled: the release with a bundle; None if no variant wants one.
+        bundled_disk: the same as an ext4 image.
         init: path of the root's init.
         append: what the user adds to the kernel command line.
         servers: how many.
@@ -41,6 +43,8 @@ class Scene:
     init: str
     release: Path | None = None
     release_disk: Path | None = None
+    bundled: Path | None = None
+    bundled_disk: Path | None = None
     append: Sequence[str] = ()
     servers: int = 2
     accel: str = "tcg"
@@ -49,6 +53,9 @@ class Scene:
         """What the servers of a variant have, as a directory and as an image."""
         if not variant.released:
             return self.root, self.disk
+        if variant.bundled:
+            assert self.bundled is not None and self.bundled_disk is not None
+            return self.bundled, self.bundled_disk
         assert self.release is not None and self.release_disk is not None
         return self.release, self.release_disk
 

@@ -1,0 +1,133 @@
+"""The release with a bundle: a boot is recorded once for each root and workload, and learned from."""
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from orioncache.atomic import replacing_directory
+from orioncache.bench.plan import VARIANTS, Link, Run, Variant
+from orioncache.bench.qemu import Outcome, boot
+from orioncache.bench.scene import Scene
+from orioncache.bench.virtual import virtual_clock
+from orioncache.errors import UserError
+from orioncache.paths import cache_directory, content_key
+from orioncache.profile import format as profiles
+from orioncache.profile.build import of_boot
+from orioncache.profile.carry import carry
+from orioncache.progress import step
+from orioncache.release import bundling
+from orioncache.release.bundle import DEFAULT_ROLE, place
+from orioncache.release.content import open_manifest
+from orioncache.release.detect import MANIFEST, PACKS
+from orioncache.release.packs import read_header
+from orioncache.trace import format as traces
+
+# Beside the release that a recorded boot went into, for whoever wants to look.
+TRACE, PROFILE = "boot.trace", "boot.profile"
+RELEASE = "release"
+KEPT = 4  # each as large as its release
+# Goes up when other pages are learned from the same boot, or a bundle is laid out anew.
+RECIPE = "1"
+
+
+def check_bundle(release: Path) -> None:
+    """Looks for a bundle in a release that the user gives.
+
+    Raises:
+        UserError: it has none.
+    """
+    if not place(release, DEFAULT_ROLE).is_file():
+        raise UserError(
+            f"{release} has no bundle for orion-profile",
+            "orioncache release bundle STORE NAME --profile FILE",
+        )
+
+
+def bundled_release(scene: Scene, extra: Mapping[str, Path | bytes], *, timeout: float, record: bool) -> Path:
+    """The directory of the scene's release with a bundle of what a boot of the scene read.
+
+    Args:
+        scene: root, workload and release; the boot is recorded with the virtual clock and no delay.
+        extra: the files of the workload, and what injects it.
+        timeout: seconds of real time for the boot.
+        record: whether a boot may be recorded, if none was yet.
+
+    Raises:
+        UserError: none was yet and none may be, or the boot failed.
+    """
+    assert scene.release is not None
+    directory = cache_directory("bundled")
+    words = _words(scene)
+    files = [part for name in sorted(extra) for part in (name, _content(extra[name]))]
+    release_digest = read_header(scene.release / MANIFEST).digest
+    path = directory / content_key(RECIPE, release_digest, scene.init, "\n".join(words), *files)
+    if not path.is_dir():
+        if not record:
+            raise UserError(
+                "no boot of this root and workload was recorded yet, which orion-profile needs",
+                "run it once without --dry-run",
+            )
+        with step("recording a boot for its profile", "about a minute", total=None):
+            data = _record(dataclasses.replace(scene, append=words, accel="tcg"), timeout)
+        _make(path, scene.release, data)
+    os.utime(path)  # the newest ones are kept
+    _forget_old(directory)
+    return path / RELEASE
+
+
+def _words(scene: Scene) -> list[str]:
+    """What the user adds to the command line, as far as it may change what a boot reads."""
+    return [word for word in scene.append if not word.startswith(("orion.", "bench."))]
+
+
+def _recorder() -> Variant:
+    plain = VARIANTS["orion"]
+    return dataclasses.replace(plain, name="record", words=[*plain.words, "orion.trace=touch"])
+
+
+def _record(scene: Scene, timeout: float) -> bytes:
+    """Boots the scene and returns the trace that it sent."""
+    run = Run(_recorder(), Link(0), 1)
+    with virtual_clock(scene) as machine, tempfile.TemporaryDirectory(prefix="orion-record-") as logs:
+        outcome = boot(machine(run), Path(logs), timeout)
+    return _trace(outcome)
+
+
+def _trace(outcome: Outcome) -> bytes:
+    if outcome.error:
+        raise UserError(
+            f"the boot to be recorded failed: {outcome.error}",
+            "see what fails: orioncache bench --variant orion --rtt 0 --keep",
+        )
+    data = outcome.report.files.get("trace", b"")
+    if not data:
+        raise UserError("the boot to be recorded sent no trace", "is the node's image an old one?")
+    return data
+
+
+def _make(path: Path, release: Path, data: bytes) -> None:
+    """Puts release, bundle, trace and profile together."""
+    trace = traces.decode(data, "the recorded boot")
+    profile = of_boot(Path("the recorded boot"), trace)
+    with replacing_directory(path) as aside:
+        copy = aside / RELEASE
+        # No links: another name would change what the disk image of the release is known by.
+        shutil.copytree(release / PACKS, copy / PACKS)
+        shutil.copy2(release / MANIFEST, copy / MANIFEST)
+        manifest = open_manifest(copy)
+        bundling.write(copy, manifest, DEFAULT_ROLE, carry(profile, manifest).pieces, profile.boots)
+        (aside / TRACE).write_bytes(data)
+        profiles.write(profile, aside / PROFILE)
+
+
+def _content(item: Path | bytes) -> bytes:
+    return item if isinstance(item, bytes) else item.read_bytes()
+
+
+def _forget_old(directory: Path) -> None:
+    found = [path for path in directory.iterdir() if not path.name.startswith(".")]
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
+        shutil.rmtree(path, ignore_errors=True)
