@@ -61,9 +61,15 @@ def bundled_release(scene: Scene, extra: Mapping[str, Path | bytes], *, timeout:
     assert scene.release is not None
     directory = cache_directory("bundled")
     words = _words(scene)
-    files = [part for name in sorted(extra) for part in (name, _content(extra[name]))]
-    release_digest = read_header(scene.release / MANIFEST).digest
-    path = directory / content_key(RECIPE, release_digest, scene.init, "\n".join(words), *files)
+    parts: list[str | bytes] = [
+        RECIPE,
+        read_header(scene.release / MANIFEST).digest,
+        scene.init,
+        " ".join(words),
+    ]
+    for name, item in sorted(extra.items()):
+        parts += [name, item if isinstance(item, bytes) else item.read_bytes()]
+    path = directory / content_key(*parts)
     if not path.is_dir():
         if not record:
             raise UserError(
@@ -121,10 +127,6 @@ def _make(path: Path, release: Path, data: bytes) -> None:
         bundling.write(copy, manifest, DEFAULT_ROLE, carry(profile, manifest).pieces, profile.boots)
         (aside / TRACE).write_bytes(data)
         profiles.write(profile, aside / PROFILE)
-
-
-def _content(item: Path | bytes) -> bytes:
-    return item if isinstance(item, bytes) else item.read_bytes()
 
 
 def _forget_old(directory: Path) -> None:

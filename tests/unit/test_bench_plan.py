@@ -59,6 +59,13 @@ def test_only_the_tuned_variant_is_tuned():
         assert "nfsopts" not in words
 
 
+@pytest.mark.parametrize(("name", "bundle"), [("orion", "off"), ("orion-profile", "default")])
+def test_a_variant_says_which_bundle_it_streams(name, bundle):
+    words = VARIANTS[name].command_line(SERVERS, "/")
+    assert [word for word in words if "bundle" in word] == [f"orion.bundle={bundle}"]
+    assert VARIANTS[name].bundled == (bundle != "off")
+
+
 def test_a_link_is_halved_for_each_direction():
     assert Link(10).command_line() == ["bench.delay=5000"]
     assert Link(0.5).command_line() == ["bench.delay=250"]
