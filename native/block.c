@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include <lz4.h>
+#include <lz4hc.h>
 
 /* lz4 that saves less than length >> WORTH_SHIFT costs more time than it saves memory. */
 #define WORTH_SHIFT 4
@@ -60,6 +61,20 @@ int orion_block_pack(const uint8_t *data, size_t length, uint8_t *packed, size_t
 	}
 	memcpy(packed, data, length);
 	*ret_packed_length = length;
+	return 0;
+}
+
+int orion_block_squeeze(const uint8_t *data, size_t length, uint8_t *packed, size_t *ret_packed_length)
+{
+	if (length > ORION_BLOCK_MAX)
+		return -EINVAL;
+
+	const int written = length ? LZ4_compress_HC((const char *)data, (char *)packed, (int)length, (int)length - 1,
+						     LZ4HC_CLEVEL_DEFAULT) : 0;
+
+	*ret_packed_length = written > 0 ? (size_t)written : length;
+	if (written <= 0 && length)
+		memcpy(packed, data, length);
 	return 0;
 }
 

@@ -43,6 +43,14 @@ bool orion_is_zero(const uint8_t *data, size_t length);
 int orion_block_pack(const uint8_t *data, size_t length, uint8_t *packed, size_t capacity,
 		     size_t *ret_packed_length, uint8_t *ret_digest);
 
+/* Packs one block as small as lz4 can, for what is packed once and read often: 8 MB/s in place of 400, and
+ * 17 percent smaller (measured: what a boot reads). Zeros have no form of their own here.
+ *
+ * packed: room for length bytes. ret_packed_length: the block's length: as it is; anything less: one raw lz4 block.
+ * Returns -EINVAL if length is above ORION_BLOCK_MAX.
+ */
+int orion_block_squeeze(const uint8_t *data, size_t length, uint8_t *packed, size_t *ret_packed_length);
+
 /* Restores a packed block and verifies it. Any bytes may be handed in.
  *
  * digest: NULL if the caller has a digest of another kind to verify it by.

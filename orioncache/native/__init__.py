@@ -70,6 +70,20 @@ def _pack(data: Buffer, found: object) -> bytes:
     return bytes(ffi.buffer(packed, length[0]))
 
 
+def squeeze(data: Buffer) -> bytes:
+    """One block as small as lz4 makes it: one raw lz4 block, or as it is if that is no longer.
+
+    Raises:
+        ValueError: ``data`` is longer than ``BLOCK_MAX``.
+    """
+    view = ffi.from_buffer("uint8_t[]", data)
+    packed = _scratch("uint8_t[]", len(view) or 1)
+    length = ffi.new("size_t *")
+    if lib.orion_block_squeeze(view, len(view), packed, length):
+        raise ValueError(f"a block of {len(view)} bytes is longer than {BLOCK_MAX}")
+    return bytes(ffi.buffer(packed, length[0]))
+
+
 def unpack(packed: Buffer, length: int, digest: Buffer) -> bytes:
     """The block of ``length`` bytes that ``packed`` holds, verified.
 

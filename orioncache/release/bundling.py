@@ -85,8 +85,7 @@ def write(release: Path, manifest: Manifest, role: str, pieces: Iterable[Piece],
             for piece in frame:
                 chunks.append(CHUNK.pack(piece.offset, piece.inode, piece.length, len(raw), 0))
                 raw += content.read(piece.inode, piece.offset, piece.length)
-            # A packed block that is empty means zeros in the store, and nothing in a bundle.
-            packed.append(native.compress(raw) or bytes(raw))
+            packed.append(native.squeeze(raw))
             digest = digests.digest(header.digest_kind, raw)
             counts = len(packed[-1]), len(raw), first, len(chunks) - first
             frames.append(FRAME.pack(size, *counts, frame[0].t_us, digest))

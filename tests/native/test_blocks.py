@@ -58,6 +58,25 @@ def test_what_lz4_packs_is_unpacked(block):
 
 
 @given(blocks)
+@example(bytes(native.BLOCK_MAX))
+@example(os.urandom(native.BLOCK_MAX))
+@example(b"a")
+def test_what_is_squeezed_is_an_lz4_block_or_the_block(block):
+    squeezed = native.squeeze(block)
+    assert len(squeezed) <= len(block)
+    if len(squeezed) == len(block):
+        assert squeezed == block
+    else:
+        assert lz4.block.decompress(squeezed, uncompressed_size=len(block)) == block
+        assert native.decompress(squeezed, len(block)) == block
+
+
+def test_what_is_longer_than_a_block_is_not_squeezed():
+    with pytest.raises(ValueError, match="longer"):
+        native.squeeze(bytes(native.BLOCK_MAX + 1))
+
+
+@given(blocks)
 def test_what_another_digest_verifies_is_decompressed(block):
     assert native.decompress(native.compress(block), len(block)) == block
 

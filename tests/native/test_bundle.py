@@ -117,7 +117,7 @@ def test_frames_are_lz4_blocks_of_at_most_256_kib_or_stored(release):
 def test_pages_of_zeros_that_are_stored_are_a_frame_like_any_other(release):
     bundle = Bundle(write(release, [piece(b"zeros", PAGE, 4 * PAGE)]).path)
     (frame,) = bundle.frames
-    assert frame.packed == frame.raw == 4 * PAGE
+    assert 1 <= frame.packed < frame.raw == 4 * PAGE
     assert bundle.raw(0) == bytes(4 * PAGE)
 
 
@@ -309,7 +309,7 @@ def test_frames_with_other_content_and_a_right_digest_differ(good):
     frame = bundle.frames[-1]
     raw = bytearray(bundle.raw(len(bundle.frames) - 1))
     raw[5] ^= 1
-    packed = native.compress(raw)
+    packed = native.squeeze(raw)
     data = bytearray(whole[: frame.offset] + packed)
     at = 512 + 64 * (len(bundle.frames) - 1)
     struct.pack_into("<I", data, at + 8, len(packed))
