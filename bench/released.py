@@ -1,5 +1,6 @@
 """The root as a release, built once for each root."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def bench_release(root: Path) -> Path:
     if not place.exists():
         with step("building a release of the root", "some seconds"):
             build(root, store, NAME, version)
+    os.utime(store.path)  # the newest ones are kept
     _forget_old(directory)
     return place
 

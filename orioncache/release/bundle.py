@@ -113,7 +113,10 @@ def bundles(release: Path) -> list[Path]:
     return [
         path
         for path in found
-        if path.name.endswith(SUFFIX) and _ROLE.fullmatch(path.name.removesuffix(SUFFIX))
+        if path.name.endswith(SUFFIX)
+        and _ROLE.fullmatch(path.name.removesuffix(SUFFIX))
+        # Nothing that would have a reader wait.
+        and path.is_file()
     ]
 
 

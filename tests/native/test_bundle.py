@@ -1,5 +1,6 @@
 """Bundles: what is written is what is read, and a reader believes nothing."""
 
+import os
 import random
 import struct
 
@@ -173,6 +174,16 @@ def test_a_replaced_bundle_loses_its_signature(tmp_path):
     path.with_name("default.bundle.sig").write_bytes(bytes(64))
     write(release, SOME[:2])
     assert [each.name for each in path.parent.iterdir()] == ["default.bundle"]
+
+
+def test_only_files_with_a_roles_name_are_bundles(tmp_path):
+    release = make(tmp_path / "r")
+    path = write(release, SOME).path
+    os.mkfifo(path.with_name("pipe.bundle"))
+    path.with_name("folder.bundle").mkdir()
+    for name in ("UPPER.bundle", ".x.bundle", "default.bundle.sig", "other"):
+        path.with_name(name).touch()
+    assert bundles(release) == [path]
 
 
 # The fields of a header, a frame and a chunk: offset and bytes.

@@ -94,7 +94,7 @@ def check_trace(trace):
     assert 0 < trace.seconds(trace.records[0]) < trace.seconds(trace.records[-1]) < 60
 
 
-@pytest.mark.parametrize("variant", ["orion", "orion-live"])
+@pytest.mark.parametrize("variant", ["orion", "orion-profile", "orion-live"])
 def test_a_node_on_the_cache_sees_every_byte_of_its_root(tmp_path, variant):
     workload = script(tmp_path / "look", LOOK)
     code, _, errors = bench(
