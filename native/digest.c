@@ -120,13 +120,31 @@ void orion_signed_message(uint32_t kind, const uint8_t digest[ORION_DIGEST_MAX],
 	memcpy(ret + sizeof purpose + sizeof kind, digest, ORION_DIGEST_MAX);
 }
 
+static int verify(uint32_t kind, const uint8_t *message, size_t length, const uint8_t *signature, const uint8_t *key)
+{
+	if (kind != ORION_BLAKE2B_256 && kind != ORION_SHA_256)
+		return -EINVAL;
+	return crypto_sign_ed25519_verify_detached(signature, message, length, key) == 0 ? 0 : -EBADMSG;
+}
+
 int orion_signature_verify(uint32_t kind, const uint8_t digest[ORION_DIGEST_MAX],
 			   const uint8_t signature[ORION_SIGNATURE_SIZE], const uint8_t key[ORION_PUBLIC_KEY_SIZE])
 {
 	uint8_t message[ORION_SIGNED_SIZE];
 
-	if (kind != ORION_BLAKE2B_256 && kind != ORION_SHA_256)
-		return -EINVAL;
 	orion_signed_message(kind, digest, message);
-	return crypto_sign_ed25519_verify_detached(signature, message, sizeof message, key) == 0 ? 0 : -EBADMSG;
+	return verify(kind, message, sizeof message, signature, key);
+}
+
+int orion_bundle_signature_verify(uint32_t kind, const uint8_t digest[ORION_DIGEST_MAX],
+				  const uint8_t signature[ORION_SIGNATURE_SIZE],
+				  const uint8_t key[ORION_PUBLIC_KEY_SIZE])
+{
+	static const char purpose[16] = "orion bundle v1";
+	uint8_t message[sizeof purpose + sizeof kind + ORION_DIGEST_MAX];
+
+	memcpy(message, purpose, sizeof purpose);
+	memcpy(message + sizeof purpose, &kind, sizeof kind);
+	memcpy(message + sizeof purpose + sizeof kind, digest, ORION_DIGEST_MAX);
+	return verify(kind, message, sizeof message, signature, key);
 }

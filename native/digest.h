@@ -42,5 +42,9 @@ void orion_signed_message(uint32_t kind, const uint8_t digest[ORION_DIGEST_MAX],
  * proves nothing, because it can be forged. Whether the manifest has that digest is orion_manifest_verify()'s. */
 int orion_signature_verify(uint32_t kind, const uint8_t digest[ORION_DIGEST_MAX],
 			   const uint8_t signature[ORION_SIGNATURE_SIZE], const uint8_t key[ORION_PUBLIC_KEY_SIZE]);
+/* The same for a bundle, and the digest of its header and index. */
+int orion_bundle_signature_verify(uint32_t kind, const uint8_t digest[ORION_DIGEST_MAX],
+				  const uint8_t signature[ORION_SIGNATURE_SIZE],
+				  const uint8_t key[ORION_PUBLIC_KEY_SIZE]);
 
 #endif

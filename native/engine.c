@@ -24,6 +24,7 @@ struct orion_engine {
 	struct orion_store *store;
 	struct orion_fetch *fetch;
 	struct orion_trace *trace;
+	struct orion_bundle *bundle;
 	struct orion_served *served;
 	struct orion_session *session;
 	struct orion_manifest manifest;
@@ -70,6 +71,8 @@ void orion_engine_destroy(struct orion_engine *engine)
 		return;
 	/* First no more pushes, which may wait for an answer; then no new requests, then no more reads under way, which are
 	 * answered in the session's name. What is left is ours alone. */
+	if (engine->bundle)
+		orion_bundle_stop(engine->bundle);
 	if (engine->served)
 		orion_served_stop(engine->served);
 	if (engine->session)
@@ -82,6 +85,7 @@ void orion_engine_destroy(struct orion_engine *engine)
 	orion_session_destroy(engine->session);
 	orion_fetch_destroy(engine->fetch);
 	orion_served_destroy(engine->served);
+	orion_bundle_destroy(engine->bundle);
 	orion_trace_destroy(engine->trace);
 	orion_store_destroy(engine->store);
 	orion_events_destroy(engine->events);
@@ -203,6 +207,30 @@ static int weight(int error)
 	}
 }
 
+static bool is_in_flight(void *context, uint32_t inode, uint64_t offset, uint32_t length)
+{
+	return orion_served_is_in_flight(context, inode, offset, length);
+}
+
+static int create_bundle(struct orion_engine *engine)
+{
+	struct orion_bundle_options options = {
+		.role = engine->options.role,
+		.signed_only = engine->options.signed_only,
+		.is_in_flight = is_in_flight,
+		.context = engine->served,
+	};
+
+	memcpy(options.key, engine->options.key, sizeof(options.key));
+
+	const int error = orion_bundle_create(&engine->manifest, engine->upstreams, engine->events, &options,
+					      &engine->bundle);
+
+	if (!error)
+		orion_served_use_bundle(engine->served, engine->bundle);
+	return error;
+}
+
 int orion_engine_load(struct orion_engine *engine)
 {
 	const uint32_t count = orion_upstreams_count(engine->upstreams);
@@ -234,6 +262,8 @@ int orion_engine_load(struct orion_engine *engine)
 		error = orion_served_create(
 			&engine->manifest, engine->fetch,
 			&(struct orion_served_settings){engine->trace, engine->options.first_touches}, &engine->served);
+	if (!error && engine->options.role[0] && !engine->options.first_touches)
+		error = create_bundle(engine);
 	return error;
 }
 
@@ -301,6 +331,14 @@ int orion_engine_start(struct orion_engine *engine, int device)
 	return orion_session_start(engine->session, device);
 }
 
+int orion_engine_stream(struct orion_engine *engine, const char *path)
+{
+	/* As deep as a trace of first touches wants it: not at all. */
+	if (engine->options.first_touches)
+		return 0;
+	return engine->bundle ? orion_bundle_start(engine->bundle, engine->session, path) : orion_widen_readahead(path);
+}
+
 struct orion_events *orion_engine_events(struct orion_engine *engine)
 {
 	return engine->events;
@@ -354,6 +392,8 @@ void orion_engine_statistics(struct orion_engine *engine, struct orion_engine_st
 	orion_upstreams_statistics(engine->upstreams, ret->servers);
 	if (engine->fetch)
 		orion_fetch_statistics(engine->fetch, &ret->fetch);
+	if (engine->bundle)
+		orion_bundle_statistics(engine->bundle, &ret->bundle);
 	if (engine->served)
 		ret->reads_in_flight = orion_served_in_flight(engine->served);
 	if (engine->session) {

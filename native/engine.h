@@ -3,6 +3,7 @@
 #define ORION_ENGINE_H
 
 #include "events.h"
+#include "bundle.h"
 #include "digest.h"
 #include "fetch.h"
 #include "fuse_session.h"
@@ -17,6 +18,7 @@ struct orion_engine_options {
 	uint32_t trace_limit; /* records of requests that are kept; 0: none */
 	bool trace_newest; /* beyond that the oldest are lost, not the newest */
 	bool first_touches; /* each page is asked for when it is touched: no readahead, nothing given unasked */
+	char role[ORION_BUNDLE_ROLE_MAX]; /* whose bundle is streamed; empty: none */
 	bool signed_only; /* key is set */
 	uint8_t key[ORION_PUBLIC_KEY_SIZE]; /* whose signature the manifest must have */
 };
@@ -24,6 +26,7 @@ struct orion_engine_options {
 struct orion_engine_statistics {
 	struct orion_store_statistics store;
 	struct orion_fetch_statistics fetch;
+	struct orion_bundle_statistics bundle;
 	struct orion_session_statistics session;
 	uint64_t reads_in_flight;
 	/* CLOCK_MONOTONIC in ns: the manifest's bytes were there; it was verified; the first request after INIT was
@@ -54,6 +57,10 @@ const struct orion_header *orion_engine_release(const struct orion_engine *engin
 /* Serves a mounted device in threads of its own, and takes it over. Meanwhile the other servers' manifests are compared
  * with the one that is served; who has another is left out. */
 int orion_engine_start(struct orion_engine *engine, int device);
+
+/* Streams the bundle, if there is one, to the mount at path, and lets the kernel read ahead there when that is done. After
+ * orion_engine_start(). */
+int orion_engine_stream(struct orion_engine *engine, const char *path);
 
 struct orion_events *orion_engine_events(struct orion_engine *engine);
 /* The requests so far; NULL if trace_limit is 0. */

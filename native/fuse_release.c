@@ -29,6 +29,7 @@ struct pending {
 	uint64_t unique;
 	struct orion_read *read;
 	uint64_t traced; /* number of its record */
+	struct orion_bundle_wait wait; /* for a frame of the bundle */
 	struct pending *next, *previous;
 };
 
@@ -36,6 +37,7 @@ struct orion_served {
 	const struct orion_manifest *manifest;
 	struct orion_fetch *fetch;
 	struct orion_served_settings settings;
+	struct orion_bundle *bundle; /* NULL: none */
 	uint64_t generation;
 	struct orion_pusher *pusher;
 	pthread_mutex_t lock; /* of what follows */
@@ -215,16 +217,14 @@ static void forget_pending(struct pending *pending)
 	served->in_flight--;
 }
 
-/* Whether a READ of some of it waits for us. */
-static bool is_in_flight(struct orion_served *served, const struct orion_push *push)
+bool orion_served_is_in_flight(struct orion_served *served, uint32_t inode, uint64_t offset, uint64_t length)
 {
-	const uint32_t number = number_of(push->node);
 	const struct pending *pending;
 
 	pthread_mutex_lock(&served->lock);
 	for (pending = served->pending; pending; pending = pending->next)
-		if (pending->read->inode == number && pending->read->offset < push->offset + push->block->length &&
-		    push->offset < pending->read->offset + pending->read->length)
+		if (pending->read->inode == inode && pending->read->offset < offset + length &&
+		    offset < pending->read->offset + pending->read->length)
 			break;
 	pthread_mutex_unlock(&served->lock);
 	return pending != NULL;
@@ -236,7 +236,7 @@ static void push(void *context, const struct orion_push *push)
 {
 	struct orion_served *served = context;
 
-	if (is_in_flight(served, push))
+	if (orion_served_is_in_flight(served, number_of(push->node), push->offset, push->block->length))
 		return;
 	orion_session_store(push->session, push->node, push->offset, push->block->bytes, push->block->length);
 	orion_fetch_given(served->fetch, push->number);
@@ -292,6 +292,59 @@ static void answer_read(struct orion_read *read)
 	free(pending);
 }
 
+/* Bytes that the bundle brought: they need no block. */
+static void answer_from_bundle(struct pending *pending, struct orion_bundle_answer *answer)
+{
+	struct iovec parts[ORION_BUNDLE_PARTS + 1];
+
+	pthread_mutex_lock(&pending->served->lock);
+	forget_pending(pending);
+	pthread_mutex_unlock(&pending->served->lock);
+	trace_answer(pending, false);
+	memcpy(parts + 1, answer->parts, answer->count * sizeof(*parts));
+	orion_reply_parts(pending->session, pending->unique, parts, answer->count + 1);
+	orion_bundle_answer_release(answer);
+	orion_read_destroy(pending->read);
+	free(pending);
+}
+
+/* From here on the pending read may be answered, and gone, at any moment. */
+static void begin(struct pending *pending)
+{
+	struct orion_served *served = pending->served;
+	struct orion_read *read = pending->read;
+	struct orion_bundle_answer answer;
+
+	/* What the kernel does not keep is not what the bundle is for. */
+	if (served->bundle && read->kept)
+		switch (orion_bundle_ask(served->bundle, read->inode, read->offset, (uint32_t)read->length, &answer,
+					 &pending->wait)) {
+		case ORION_BUNDLE_HERE:
+			answer_from_bundle(pending, &answer);
+			return;
+		case ORION_BUNDLE_COMES:
+			return;
+		case ORION_BUNDLE_NOT:
+			break;
+		}
+	if (orion_fetch_read(served->fetch, read))
+		answer_read(read);
+}
+
+/* The frame that it waited for has landed, or will not. */
+static void begin_again(struct orion_bundle_wait *wait)
+{
+	struct pending *pending = (struct pending *)((char *)wait - offsetof(struct pending, wait));
+
+	pending->read->missed = pending->read->late = 1;
+	begin(pending);
+}
+
+void orion_served_use_bundle(struct orion_served *served, struct orion_bundle *bundle)
+{
+	served->bundle = bundle;
+}
+
 static void read_file(struct orion_served *served, const struct orion_request *request)
 {
 	const struct fuse_read_in *in = orion_request_argument(request, sizeof(*in));
@@ -315,6 +368,7 @@ static void read_file(struct orion_served *served, const struct orion_request *r
 	read->kept = !(in->flags & O_DIRECT);
 	read->done = answer_read;
 	read->context = pending;
+	pending->wait.ready = begin_again;
 	pending->traced = orion_trace_begin(served->settings.trace, &(struct orion_trace_record){
 		.t_ns = arrived,
 		.offset = read->offset,
@@ -330,8 +384,7 @@ static void read_file(struct orion_served *served, const struct orion_request *r
 	served->pending = pending;
 	served->in_flight++;
 	pthread_mutex_unlock(&served->lock);
-	if (orion_fetch_read(served->fetch, read))
-		answer_read(read);
+	begin(pending);
 }
 
 static void interrupt(struct orion_served *served, const struct orion_request *request)
@@ -346,7 +399,9 @@ static void interrupt(struct orion_served *served, const struct orion_request *r
 	for (pending = served->pending; pending && pending->unique != in->unique; pending = pending->next)
 		;
 	/* If it cannot be cancelled, it waits for nothing yet, or is being answered and waits for this lock. */
-	if (pending && (cancelled = orion_fetch_cancel(served->fetch, pending->read)))
+	cancelled = pending && ((served->bundle && orion_bundle_cancel(served->bundle, &pending->wait)) ||
+				orion_fetch_cancel(served->fetch, pending->read));
+	if (cancelled)
 		forget_pending(pending);
 	pthread_mutex_unlock(&served->lock);
 	if (cancelled) {

@@ -6,6 +6,7 @@
 #ifndef ORION_FUSE_RELEASE_H
 #define ORION_FUSE_RELEASE_H
 
+#include "bundle.h"
 #include "fetch.h"
 #include "fuse_session.h"
 #include "manifest.h"
@@ -20,6 +21,10 @@ struct orion_served_settings {
 
 int orion_served_create(const struct orion_manifest *manifest, struct orion_fetch *fetch,
 			const struct orion_served_settings *settings, struct orion_served **ret);
+/* Answers from a bundle what it has, from now on; before the session starts. NULL: from none. */
+void orion_served_use_bundle(struct orion_served *served, struct orion_bundle *bundle);
+/* Whether a READ of some of these bytes waits for us. */
+bool orion_served_is_in_flight(struct orion_served *served, uint32_t inode, uint64_t offset, uint64_t length);
 /* After orion_served_stop(), orion_session_stop() and the upstreams, which may answer reads. */
 void orion_served_destroy(struct orion_served *served);
 

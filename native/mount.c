@@ -39,7 +39,7 @@ int orion_unmount(const char *path)
 	return umount2(path, MNT_DETACH) ? -errno : 0;
 }
 
-int orion_widen_readahead(const char *path)
+int orion_readahead_open(const char *path)
 {
 	char text[64];
 	struct stat status;
@@ -50,13 +50,24 @@ int orion_widen_readahead(const char *path)
 
 	const int fd = open(text, O_WRONLY | O_CLOEXEC);
 
-	if (fd < 0)
-		return -errno;
-	const int length = snprintf(text, sizeof(text), "%u\n", ORION_READ_MAX >> 10);
-	const int error = write(fd, text, (size_t)length) < 0 ? -errno : 0;
+	return fd < 0 ? -errno : fd;
+}
 
+void orion_readahead_write(int fd, uint32_t bytes)
+{
+	if (fd >= 0)
+		dprintf(fd, "%u\n", bytes >> 10);
+}
+
+int orion_widen_readahead(const char *path)
+{
+	const int fd = orion_readahead_open(path);
+
+	if (fd < 0)
+		return fd;
+	orion_readahead_write(fd, ORION_READ_MAX);
 	close(fd);
-	return error;
+	return 0;
 }
 
 /* The type stands behind the optional fields, which a lone hyphen ends (proc(5)). */

@@ -3,6 +3,7 @@
 #define ORION_MOUNT_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 /* The type that /proc/self/mountinfo shows. */
 #define ORION_FILESYSTEM "fuse.orioncache"
@@ -14,8 +15,12 @@ int orion_mount(const char *source, const char *path, int *ret_device);
 /* Takes the topmost mount from a path, even while somebody uses it. */
 int orion_unmount(const char *path);
 
-/* Lets the kernel read as far ahead as it may ask for at once; INIT alone leaves it at 128 KiB. Asks the mount for its
- * attributes: somebody must be serving. */
+/* How far the kernel reads ahead on a mount; INIT alone leaves it at 128 KiB at most. A descriptor of the setting in /sys,
+ * which stays good when /sys moves; asks the mount for its attributes: somebody must be serving. */
+int orion_readahead_open(const char *path);
+/* Sets it to so many bytes. A negative descriptor is no error: then it stays what it is. */
+void orion_readahead_write(int fd, uint32_t bytes);
+/* As far as the kernel may ask for at once. */
 int orion_widen_readahead(const char *path);
 
 /* Whether a descriptor's file is on NFS, as /proc/self/mountinfo says; false where that cannot be read. Asks no server,

@@ -27,6 +27,10 @@ MAX_READERS = 256
 # As orioncache.native.engine has them, which is not imported for a --help.
 READ_AROUND_AUTO = -1
 MAX_READ_AROUND = 8 << 20
+# As native/bundle_file.h has it.
+MAX_ROLE = 64
+ROLE_LETTERS = set("abcdefghijklmnopqrstuvwxyz0123456789._-")
+
 # As native/trace.h has it.
 MAX_TRACE_RECORDS = 1 << 22
 
@@ -77,6 +81,13 @@ def _read_around(text: str) -> int:
     if value > MAX_READ_AROUND:
         raise ValueError(f"'{text}' is out of range: at most {MAX_READ_AROUND >> 20}M")
     return value
+
+
+def _role(text: str) -> str:
+    # orioncache.release.bundle has the same rule; what it imports takes too long here.
+    if not 0 < len(text) < MAX_ROLE or text.startswith(".") or not set(text) <= ROLE_LETTERS:
+        raise ValueError(f"'{text}' is no role: up to {MAX_ROLE - 1} of a-z 0-9 . _ -")
+    return text
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
@@ -139,6 +150,7 @@ class Options:
             round trip is worth.
         key: path of the public key that a release must be signed with; empty: none.
         verify: ``off`` believes a release although it is not signed with the key.
+        bundle: the role whose bundle of a release is streamed while a node boots; ``off``: none.
         trace: ``on`` records each request to a release; ``touch`` has the kernel ask for each page when it is
             first touched, as well.
         trace_records: how many are recorded.
@@ -155,6 +167,7 @@ class Options:
     read_around: int = READ_AROUND_AUTO
     key: str = ""
     verify: str = "on"
+    bundle: str = "default"
     trace: str = "off"
     trace_records: int = 65536
 
@@ -188,6 +201,7 @@ OPTIONS: Sequence[Option] = (
     Option("read_around", _read_around, "SIZE", "what is read around a missing block of a release, or auto"),
     Option("key", str, "FILE", "public key that a release must be signed with"),
     Option("verify", _one_of("on", "off"), "on|off", "off: take a release that is not signed with the key"),
+    Option("bundle", _role, "ROLE", "role of the node, whose bundle of a release is streamed; off for none"),
     Option(
         "trace",
         _one_of("off", "on", "touch"),

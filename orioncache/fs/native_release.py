@@ -10,7 +10,7 @@ import os
 
 from orioncache.errors import UserError
 from orioncache.native.engine import Engine, LoadError
-from orioncache.native.mount import mount, unmount, widen_readahead
+from orioncache.native.mount import mount, unmount
 from orioncache.release.key import read_public_key
 
 TYPE_CHECKING = False
@@ -57,6 +57,7 @@ def start(
         key=key,
         trace_records=0 if options.trace == "off" else options.trace_records,
         first_touches=options.trace == "touch",
+        role=None if options.bundle == "off" else options.bundle,
     )
     try:
         if not _load(engine, sources, must=key is not None):
@@ -74,9 +75,7 @@ def start(
     except BaseException:
         engine.close()
         raise
-    # Where /sys is not ours to write, the kernel reads 128 KiB ahead.
-    if options.trace != "touch":
-        widen_readahead(mountpoint)
+    engine.stream(mountpoint)
     return engine
 
 

@@ -74,6 +74,7 @@ class Engine:
         trace_records: int = 0,
         trace_newest: bool = False,
         first_touches: bool = False,
+        role: str | None = None,
     ) -> None:
         """Creates it.
 
@@ -89,6 +90,7 @@ class Engine:
             trace_newest: beyond that the oldest are lost, and not the newest.
             first_touches: the kernel shall ask for each page when it is touched: nothing is read ahead, and
                 nothing pushed.
+            role: whose bundle is streamed; None: none.
         """
         options = ffi.new("struct orion_engine_options *")
         options.cache_size = cache_size
@@ -100,6 +102,7 @@ class Engine:
         options.trace_limit = trace_records
         options.trace_newest = trace_newest
         options.first_touches = first_touches
+        options.role = (role or "").encode()
         if key is not None:
             options.signed_only = True
             ffi.memmove(options.key, key, len(options.key))
@@ -126,6 +129,13 @@ class Engine:
     def start(self, device: int) -> None:
         """Serves a mounted device (:mod:`orioncache.native.mount`), and takes it over."""
         _check(lib.orion_engine_start(self._engine, device))
+
+    def stream(self, mountpoint: str) -> None:
+        """Streams the bundle, if there is one, and lets the kernel read ahead on the mount when that is done.
+
+        Where /sys is not ours to write the kernel reads 128 KiB ahead.
+        """
+        lib.orion_engine_stream(self._engine, os.fsencode(mountpoint))
 
     def ended_fd(self) -> int:
         """Readable when the mount is gone."""
@@ -169,6 +179,7 @@ class Engine:
             "servers": [_server(found.servers[number]) for number in range(found.server_count)],
             "cache": _fields(found.store, "struct orion_store_statistics"),
             "fetch": _fields(found.fetch, "struct orion_fetch_statistics"),
+            "bundle": _fields(found.bundle, "struct orion_bundle_statistics"),
             "fuse": {"upcalls": upcalls, "reads_in_flight": found.reads_in_flight},
             "manifest_bytes": found.manifest_bytes,
         }
