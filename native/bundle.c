@@ -664,6 +664,15 @@ bool orion_bundle_cancel(struct orion_bundle *bundle, struct orion_bundle_wait *
 	return found;
 }
 
+bool orion_bundle_streams(struct orion_bundle *bundle)
+{
+	pthread_mutex_lock(&bundle->lock);
+	const bool streams = bundle->is_open && !bundle->count.ended_at;
+
+	pthread_mutex_unlock(&bundle->lock);
+	return streams;
+}
+
 void orion_bundle_statistics(struct orion_bundle *bundle, struct orion_bundle_statistics *ret)
 {
 	pthread_mutex_lock(&bundle->lock);

@@ -71,6 +71,9 @@ void orion_bundle_answer_release(struct orion_bundle_answer *answer);
 /* Waits no more: true if ready() will not be called; false if it was, or is being, called. */
 bool orion_bundle_cancel(struct orion_bundle *bundle, struct orion_bundle_wait *wait);
 
+/* Whether frames are still to come: then nobody else should guess what is wanted. */
+bool orion_bundle_streams(struct orion_bundle *bundle);
+
 void orion_bundle_statistics(struct orion_bundle *bundle, struct orion_bundle_statistics *ret);
 
 #endif

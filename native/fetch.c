@@ -856,7 +856,7 @@ bool orion_fetch_read(struct orion_fetch *fetch, struct orion_read *read)
 			numbers[count++] = slot->number;
 		note_demand(fetch, slot->number);
 	}
-	const bool done = read->missing == 0;
+	const bool done = read->missing == 0, alone = read->alone;
 
 	pthread_mutex_unlock(&fetch->lock);
 	/* From here on the read may be done, and gone, at any moment, unless it waits for nothing. */
@@ -865,7 +865,8 @@ bool orion_fetch_read(struct orion_fetch *fetch, struct orion_read *read)
 	if (count) {
 		qsort(numbers, count, sizeof(*numbers), compare_numbers);
 		depart(fetch, numbers, count, true);
-		read_around(fetch, numbers[0], numbers[count - 1]);
+		if (!alone)
+			read_around(fetch, numbers[0], numbers[count - 1]);
 	}
 	return done;
 }

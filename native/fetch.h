@@ -47,6 +47,7 @@ struct orion_read {
 	uint32_t inode;
 	uint64_t offset;
 	bool kept; /* the caller's: the kernel keeps what it gets (no O_DIRECT) */
+	bool alone; /* the caller's: nothing is read around it */
 	int error; /* 0 or a negative errno, once it is done */
 	uint32_t missed; /* blocks that were not in RAM */
 	uint32_t late; /* of these, those that were on their way speculatively */

@@ -327,6 +327,7 @@ static void begin(struct pending *pending)
 		case ORION_BUNDLE_NOT:
 			break;
 		}
+	read->alone = served->bundle && orion_bundle_streams(served->bundle);
 	if (orion_fetch_read(served->fetch, read))
 		answer_read(read);
 }
