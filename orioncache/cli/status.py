@@ -83,6 +83,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         ),
         f"  found {hits:,} of {asked:,} blocks looked for; {cache['evictions']:,} evicted",
     ]
+    text += _bundle(found.get("bundle") or {})
     upcalls = sorted(found["fuse"]["upcalls"].items(), key=lambda item: -item[1])
     text += [
         "",
@@ -94,6 +95,19 @@ def lines(found: dict[str, Any]) -> list[str]:
             at = time.strftime("%H:%M:%S", time.localtime(event["time"]))
             text.append(f"{at} {'! ' if event['severity'] == 'warning' else '  '}{event['text']}")
     return text
+
+
+def _bundle(counts: dict[str, int]) -> list[str]:
+    """What was streamed ahead of the boot; nothing where there is no bundle."""
+    if not counts.get("frames"):
+        return []
+    state = "all read" if counts["ended_at"] else "being read"
+    failed = f", {counts['failed']:,} failed" if counts["failed"] else ""
+    return [
+        "",
+        f"bundle: {state}, {counts['landed']:,} of {counts['frames']:,} frames{failed}; "
+        f"{_bytes(counts['packed_bytes'])} read, {_bytes(counts['stored_bytes'])} given to the kernel",
+    ]
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:

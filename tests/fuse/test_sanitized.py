@@ -12,6 +12,7 @@ from tests.program import IS_SANITIZED
 
 FLAGS = "-g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
 # Times mean nothing under sanitizers, and this file would run itself.
+NATIVE = "native or test_bundle or test_trace"
 LEFT_OUT = ["test_bench_fs.py", "test_sanitized.py"]
 
 
@@ -54,7 +55,7 @@ def test_the_layer_under_sanitizers(tmp_path: Path) -> None:
     where = [*before, sys.executable, "-c", "from orioncache.native import _orion; print(_orion.__file__)"]
     assert subprocess.run(where, capture_output=True, text=True, check=True).stdout.startswith(str(tree))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "tests/fuse", "-k", "native", "-q", "-p", "no:cacheprovider",
+        [sys.executable, "-m", "pytest", "tests/fuse", "-k", NATIVE, "-q", "-p", "no:cacheprovider",
          *(f"--ignore=tests/fuse/{name}" for name in LEFT_OUT)],
         cwd=TOP, env={**os.environ, "ORION_TEST_BEFORE": "\n".join(before)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,

@@ -70,6 +70,20 @@ def test_status_as_text() -> None:
         assert part in text
 
 
+def test_status_tells_of_a_bundle_if_there_is_one() -> None:
+    counts = {
+        "frames": 60,
+        "landed": 58,
+        "failed": 2,
+        "ended_at": 1,
+        "packed_bytes": 5 << 20,
+        "stored_bytes": 9 << 20,
+    }
+    text = "\n".join(lines({**STATUS, "bundle": counts}))
+    assert "bundle: all read, 58 of 60 frames, 2 failed; 5.0 MiB read, 9.0 MiB given to the kernel" in text
+    assert "bundle" not in "\n".join(lines({**STATUS, "bundle": dict.fromkeys(counts, 0)}))
+
+
 def test_only_cache_is_found(one: Path) -> None:
     assert client.find(None) == STATUS
     assert client.find("/mnt/one") == STATUS
