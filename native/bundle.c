@@ -240,7 +240,7 @@ static void finish_piece(struct orion_job *job, int error)
 	struct orion_bundle *bundle = piece->bundle;
 	/* After a deadline the thread may still be writing to piece->blocks. */
 	const bool any = error != -ETIMEDOUT;
-	const bool ours = error == -ECANCELED || error == -ENOMEM || error == -EMFILE || error == -ENFILE;
+	const bool ours = orion_error_is_ours(error);
 
 	if (!ours)
 		orion_upstreams_report(bundle->upstreams, job->server, error == 0, error == -EBADMSG || error == -ENODATA);

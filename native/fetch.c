@@ -496,12 +496,6 @@ static void tell_failure(const struct attempt *attempt, uint32_t server, int err
 			  blocks, what_went_wrong(error));
 }
 
-/* A server is not to blame for our own end, or for what this process lacks; and no other server helps. */
-static bool is_ours(int error)
-{
-	return error == -ECANCELED || error == -ENOMEM || error == -EMFILE || error == -ENFILE;
-}
-
 static void finish_attempt(struct orion_job *job, int error)
 {
 	struct attempt *attempt = (struct attempt *)job;
@@ -509,7 +503,7 @@ static void finish_attempt(struct orion_job *job, int error)
 	struct orion_slot *done = NULL;
 	/* After a deadline the thread may still be writing to attempt->blocks. */
 	const bool any = error != -ETIMEDOUT;
-	const bool ours = is_ours(error);
+	const bool ours = orion_error_is_ours(error);
 
 	if (!ours)
 		orion_upstreams_report(fetch->upstreams, job->server, error == 0, error == -EBADMSG || error == -ENODATA);

@@ -407,6 +407,11 @@ int orion_upstreams_choose(struct orion_upstreams *all, uint32_t tried)
 	return found;
 }
 
+bool orion_error_is_ours(int error)
+{
+	return error == -ECANCELED || error == -ENOMEM || error == -EMFILE || error == -ENFILE;
+}
+
 void orion_upstreams_report(struct orion_upstreams *all, uint32_t number, bool ok, bool mismatch)
 {
 	struct server *server = &all->servers[number];

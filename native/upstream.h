@@ -74,6 +74,8 @@ const char *orion_upstreams_source(const struct orion_upstreams *upstreams, uint
 int orion_upstreams_choose(struct orion_upstreams *upstreams, uint32_t tried);
 /* What came of asking a server; mismatch: it answered with something else than what was asked for. */
 void orion_upstreams_report(struct orion_upstreams *upstreams, uint32_t server, bool ok, bool mismatch);
+/* Whether an error says nothing of a server: it is our own end, or what this process lacks; no other server helps. */
+bool orion_error_is_ours(int error);
 void orion_upstreams_leave_out(struct orion_upstreams *upstreams, uint32_t server);
 
 void orion_upstreams_submit(struct orion_upstreams *upstreams, uint32_t server, struct orion_job *job);

@@ -2,20 +2,13 @@
  *
  * orion_lock_memory is tested from Python instead: the sanitizers make mlockall do nothing.
  */
+#include "check.h"
 #include "orion.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define CHECK(condition) \
-	do { \
-		if (!(condition)) { \
-			fprintf(stderr, "%s:%d: %s: failed: %s\n", __FILE__, __LINE__, __func__, #condition); \
-			exit(1); \
-		} \
-	} while (0)
 
 static void free_buffer(uint8_t **buffer)
 {

@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include "audit.h"
 #include "builder_parts.h"
+#include "check.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,15 +15,6 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
-
-#define CHECK(condition) \
-	do { \
-		if (!(condition)) { \
-			fprintf(stderr, "%s:%d: %s: failed: %s (errno %d)\n", __FILE__, __LINE__, __func__, #condition, \
-				errno); \
-			exit(1); \
-		} \
-	} while (0)
 
 #define FILES 200
 #define BLOCK 4096u

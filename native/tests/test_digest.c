@@ -1,4 +1,5 @@
 /* Digests against published values, in one piece and in many; signatures. */
+#include "check.h"
 #include "digest.h"
 
 #include <errno.h>
@@ -7,14 +8,6 @@
 #include <string.h>
 
 #include <sodium.h>
-
-#define CHECK(condition) \
-	do { \
-		if (!(condition)) { \
-			fprintf(stderr, "%s:%d: %s: failed: %s\n", __FILE__, __LINE__, __func__, #condition); \
-			exit(1); \
-		} \
-	} while (0)
 
 /* Of "abc": RFC 7693's algorithm with 32 bytes, FIPS 180-4's example, and xxhsum -H2. */
 static const struct {

@@ -2,6 +2,7 @@
  * later finds everything where it was.
  */
 #define _GNU_SOURCE
+#include "check.h"
 #include "engine.h"
 #include "sample_manifest.h"
 
@@ -13,15 +14,6 @@
 #include <stdio.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-#define CHECK(condition) \
-	do { \
-		if (!(condition)) { \
-			fprintf(stderr, "%s:%d: %s: failed: %s (errno %d)\n", __FILE__, __LINE__, __func__, #condition, \
-				errno); \
-			exit(1); \
-		} \
-	} while (0)
 
 static char top[30];
 

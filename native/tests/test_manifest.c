@@ -1,18 +1,11 @@
 /* A small manifest that is right, and what becomes of it when a field is not. */
 #define _GNU_SOURCE
+#include "check.h"
 #include "sample_manifest.h"
 #include "walk_manifest.h"
 
 #include <stdio.h>
 #include <string.h>
-
-#define CHECK(condition) \
-	do { \
-		if (!(condition)) { \
-			fprintf(stderr, "%s:%d: %s: failed: %s\n", __FILE__, __LINE__, __func__, #condition); \
-			exit(1); \
-		} \
-	} while (0)
 
 static struct orion_manifest open_sample(const struct sample *sample)
 {

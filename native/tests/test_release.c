@@ -1,17 +1,9 @@
 /* A release's answers, and what becomes of them when its manifest is not as a builder would have left it. */
 #define _GNU_SOURCE
+#include "check.h"
 #include "stage.h"
 
 #include <sched.h>
-
-#define CHECK(condition) \
-	do { \
-		if (!(condition)) { \
-			fprintf(stderr, "%s:%d: %s: failed: %s (errno %d)\n", __FILE__, __LINE__, __func__, #condition, \
-				errno); \
-			exit(1); \
-		} \
-	} while (0)
 
 /* The longest answer that is asked for here. */
 #define ANSWER_MAX (4 * BLOCK)

@@ -1,5 +1,6 @@
 /* Records from several threads, what is lost, names of threads, and the file that a release's trace becomes. */
 #define _GNU_SOURCE
+#include "check.h"
 #include "stage.h"
 #include "trace_file.h"
 
@@ -9,15 +10,6 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-
-#define CHECK(condition) \
-	do { \
-		if (!(condition)) { \
-			fprintf(stderr, "%s:%d: %s: failed: %s (errno %d)\n", __FILE__, __LINE__, __func__, #condition, \
-				errno); \
-			exit(1); \
-		} \
-	} while (0)
 
 #define WRITERS 4
 #define EACH 5000

@@ -1,6 +1,7 @@
 /* A server that says nothing: each job is given up within its deadline, wherever it waits, told once and dropped once.
  */
 #define _GNU_SOURCE
+#include "check.h"
 #include "upstream.h"
 
 #include <errno.h>
@@ -9,15 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
-
-#define CHECK(condition) \
-	do { \
-		if (!(condition)) { \
-			fprintf(stderr, "%s:%d: %s: failed: %s (errno %d)\n", __FILE__, __LINE__, __func__, #condition, \
-				errno); \
-			exit(1); \
-		} \
-	} while (0)
 
 #define READERS 2
 /* More than all threads that the server may have, so that some never find one. */
