@@ -284,31 +284,42 @@ static void drop_piece(struct orion_job *job)
 	free(piece);
 }
 
-/* Locked: takes the next frames that nobody has asked for, all of one server; NULL if there are none. */
+/* Locked: the first frame that somebody can be asked for, and whom; those that nobody has are given up. */
+static bool first_wanted(struct orion_bundle *bundle, uint32_t *ret_first, uint32_t *ret_server)
+{
+	for (uint32_t i = 0; i < bundle->frame_count; i++) {
+		if (bundle->frames[i].state != WAITING)
+			continue;
+		const int server = orion_upstreams_choose(bundle->upstreams, bundle->frames[i].tried);
+
+		if (server >= 0) {
+			*ret_first = i;
+			*ret_server = (uint32_t)server;
+			return true;
+		}
+		bundle->frames[i].state = FAILED;
+		bundle->count.failed++;
+	}
+	return false;
+}
+
+/* Locked: takes the next frames that nobody has asked for, all of one server; NULL if there are none, or no memory. */
 static struct piece *next_piece(struct orion_bundle *bundle, uint32_t *ret_server)
 {
 	const struct orion_frame *records = bundle->index.frames;
-	uint32_t first = 0;
+	struct piece *piece;
+	uint32_t first;
 
-	while (first < bundle->frame_count && bundle->frames[first].state != WAITING)
-		first++;
-	if (first == bundle->frame_count)
+	if (!first_wanted(bundle, &first, ret_server) || !(piece = calloc(1, sizeof(*piece))))
 		return NULL;
-
-	const uint32_t tried = bundle->frames[first].tried;
-	const int server = orion_upstreams_choose(bundle->upstreams, tried);
-	struct piece *piece = server < 0 ? NULL : calloc(1, sizeof(*piece));
-
-	if (!piece) {
-		bundle->frames[first].state = FAILED;
-		bundle->count.failed++;
-		return NULL;
-	}
 	*piece = (struct piece){
 		.job = {.run = run_piece, .finish = finish_piece, .drop = drop_piece},
 		.bundle = bundle,
 		.first = first,
 	};
+
+	const uint32_t tried = bundle->frames[first].tried;
+
 	while (first + piece->count < bundle->frame_count && piece->count < PIECE_FRAMES) {
 		struct frame *frame = &bundle->frames[first + piece->count];
 		const uint32_t packed = records[first + piece->count].packed;
@@ -317,11 +328,10 @@ static struct piece *next_piece(struct orion_bundle *bundle, uint32_t *ret_serve
 		    (piece->count && piece->bytes + packed > PIECE_BYTES))
 			break;
 		frame->state = ASKED;
-		frame->tried |= 1u << server;
+		frame->tried |= 1u << *ret_server;
 		piece->bytes += packed;
 		piece->count++;
 	}
-	*ret_server = (uint32_t)server;
 	return piece;
 }
 
@@ -451,8 +461,10 @@ static int load_from(struct orion_bundle *bundle, uint32_t server)
 	}
 	int error = orion_bundle_index_create(bundle->bytes, want, bundle->manifest, &bundle->index);
 
-	if (!error && bundle->options.signed_only && check_signature(bundle, server))
+	if (!error && bundle->options.signed_only && check_signature(bundle, server)) {
+		orion_bundle_index_destroy(&bundle->index);
 		error = -EKEYREJECTED;
+	}
 	if (error) {
 		munmap(bundle->bytes, bundle->length);
 		bundle->bytes = NULL;
@@ -531,7 +543,6 @@ static void *run(void *argument)
 {
 	struct orion_bundle *bundle = argument;
 
-	bundle->count.began_at = orion_now_ns();
 	if (load(bundle) && prepare(bundle)) {
 		struct orion_bundle_names *names;
 
@@ -567,6 +578,7 @@ int orion_bundle_start(struct orion_bundle *bundle, struct orion_session *sessio
 	pthread_attr_t attributes;
 
 	bundle->session = session;
+	bundle->count.began_at = orion_now_ns();
 	bundle->memory = memory_for_pages();
 	/* All that is opened by its path, now: a node's root changes while the thread runs. */
 	bundle->root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);

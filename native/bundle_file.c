@@ -176,6 +176,7 @@ void orion_bundle_index_destroy(struct orion_bundle_index *index)
 {
 	free(index->by_place);
 	free(index->frame_of);
+	*index = (struct orion_bundle_index){0};
 }
 
 const struct orion_chunk *orion_bundle_index_find(const struct orion_bundle_index *index, uint32_t inode, uint64_t offset)
