@@ -3,6 +3,7 @@
 #include "fetch.h"
 
 #include "digest.h"
+#include "packs.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -44,19 +44,13 @@ struct attempt {
 	struct orion_block *blocks[ORION_RUN_BLOCKS]; /* before run(): none; after it: those that are good */
 };
 
-/* The files of one pack, opened when they are first needed. */
-struct pack_files {
-	int fd[ORION_SERVERS_MAX];
-};
-
 struct orion_fetch {
 	const struct orion_manifest *manifest;
 	struct orion_store *store;
 	struct orion_upstreams *upstreams;
 	struct orion_events *events;
 	struct orion_fetch_options options;
-	pthread_mutex_t packs_lock; /* of packs; never held while a file is opened */
-	struct pack_files *packs;
+	struct orion_packs *packs;
 	pthread_mutex_t lock; /* of what follows, and of slots' next, flight, block and read->missing while it is under way */
 	struct orion_flight *flights[BUCKETS];
 	size_t ahead_bytes; /* on their way */
@@ -71,20 +65,6 @@ static const uint8_t *digest_of(const struct orion_fetch *fetch, uint32_t number
 	return fetch->manifest->digests + (size_t)number * fetch->manifest->header->digest_size;
 }
 
-/* Each pack is opened once on each server, and kept open. As far as we may: 256 more for all else. */
-static void allow_descriptors(rlim_t packs)
-{
-	struct rlimit limit, wanted;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur >= packs + 256)
-		return;
-	wanted = (struct rlimit){packs + 256, limit.rlim_max > packs + 256 ? limit.rlim_max : packs + 256};
-	if (setrlimit(RLIMIT_NOFILE, &wanted)) {
-		limit.rlim_cur = limit.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &limit);
-	}
-}
-
 int orion_fetch_create(const struct orion_manifest *manifest, struct orion_store *store,
 		       struct orion_upstreams *upstreams, struct orion_events *events,
 		       const struct orion_fetch_options *options, struct orion_fetch **ret)
@@ -93,23 +73,18 @@ int orion_fetch_create(const struct orion_manifest *manifest, struct orion_store
 
 	if (!fetch)
 		return -ENOMEM;
-	fetch->packs = malloc((manifest->pack_count + 1) * sizeof(*fetch->packs));
 	fetch->was_ahead = calloc(manifest->block_count + 1, sizeof(bool));
-	if (!fetch->packs || !fetch->was_ahead) {
-		free(fetch->packs);
+	if (!fetch->was_ahead || orion_packs_create(manifest, upstreams, &fetch->packs)) {
 		free(fetch->was_ahead);
 		free(fetch);
 		return -ENOMEM;
 	}
-	allow_descriptors((rlim_t)manifest->pack_count * orion_upstreams_count(upstreams));
-	memset(fetch->packs, 0xff, manifest->pack_count * sizeof(*fetch->packs)); /* -1: not open */
 	fetch->manifest = manifest;
 	fetch->store = store;
 	fetch->upstreams = upstreams;
 	fetch->events = events;
 	fetch->options = *options;
 	pthread_mutex_init(&fetch->lock, NULL);
-	pthread_mutex_init(&fetch->packs_lock, NULL);
 	*ret = fetch;
 	return 0;
 }
@@ -118,70 +93,10 @@ void orion_fetch_destroy(struct orion_fetch *fetch)
 {
 	if (!fetch)
 		return;
-	for (uint32_t pack = 0; pack < fetch->manifest->pack_count; pack++)
-		for (uint32_t server = 0; server < ORION_SERVERS_MAX; server++)
-			if (fetch->packs[pack].fd[server] >= 0)
-				close(fetch->packs[pack].fd[server]);
 	pthread_mutex_destroy(&fetch->lock);
-	pthread_mutex_destroy(&fetch->packs_lock);
-	free(fetch->packs);
+	orion_packs_destroy(fetch->packs);
 	free(fetch->was_ahead);
 	free(fetch);
-}
-
-#define PACK_PATH sizeof("packs/0123456789abcdef0123456789abcdef.pack")
-
-static void name_pack(const struct orion_fetch *fetch, uint32_t pack, char ret[PACK_PATH])
-{
-	char *end = stpcpy(ret, "packs/");
-
-	for (int i = 0; i < 16; i++)
-		end += sprintf(end, "%02x", fetch->manifest->packs[pack].id[i]);
-	strcpy(end, ".pack");
-}
-
-/* A pack's file on a server. Blocks. */
-static int open_pack(struct orion_fetch *fetch, uint32_t pack, uint32_t server)
-{
-	char path[PACK_PATH];
-	int *kept = &fetch->packs[pack].fd[server];
-
-	pthread_mutex_lock(&fetch->packs_lock);
-	int fd = *kept;
-
-	pthread_mutex_unlock(&fetch->packs_lock);
-	if (fd >= 0)
-		return fd;
-	name_pack(fetch, pack, path);
-	fd = orion_upstreams_open(fetch->upstreams, server, path, 0);
-	if (fd < 0)
-		return fd;
-	pthread_mutex_lock(&fetch->packs_lock);
-	if (*kept >= 0) {
-		close(fd);
-		fd = *kept;
-	} else {
-		*kept = fd;
-	}
-	pthread_mutex_unlock(&fetch->packs_lock);
-	return fd;
-}
-
-/* After ESTALE: another file under the same number, which other threads may be reading from at this moment. */
-static int reopen_pack(struct orion_fetch *fetch, uint32_t pack, uint32_t server, int stale)
-{
-	char path[PACK_PATH];
-
-	name_pack(fetch, pack, path);
-
-	const int fd = orion_upstreams_open(fetch->upstreams, server, path, 0);
-
-	if (fd < 0)
-		return fd;
-	const int error = dup3(fd, stale, O_CLOEXEC) < 0 ? -errno : 0;
-
-	close(fd);
-	return error;
 }
 
 /* Takes bytes that have come from a list of parts; the rest of it. */
@@ -297,7 +212,7 @@ static int run_attempt(struct orion_job *job, uint32_t server)
 	struct attempt *attempt = (struct attempt *)job;
 	struct orion_fetch *fetch = attempt->fetch;
 	const struct orion_place *place = &fetch->manifest->blocks[attempt->first];
-	const int fd = open_pack(fetch, place->pack, server);
+	const int fd = orion_packs_open(fetch->packs, place->pack, server);
 
 	uint8_t *scratch = attempt->count > 1 && orion_upstreams_direct(fetch->upstreams, server) ? job->scratch : NULL;
 
@@ -308,7 +223,7 @@ static int run_attempt(struct orion_job *job, uint32_t server)
 	if (!error)
 		error = fill_blocks(attempt, fd, (off_t)place->offset, 0, scratch);
 	if (error == -ESTALE) {
-		error = reopen_pack(fetch, place->pack, server, fd);
+		error = orion_packs_reopen(fetch->packs, place->pack, server, fd);
 		if (!error)
 			error = fill_blocks(attempt, fd, (off_t)place->offset, 0, scratch);
 	}
@@ -335,10 +250,8 @@ static bool run_at_once(struct attempt *attempt, uint32_t server, int *ret_error
 
 	if (orion_upstreams_direct(fetch->upstreams, server))
 		return false;
-	pthread_mutex_lock(&fetch->packs_lock);
-	const int fd = fetch->packs[place->pack].fd[server];
+	const int fd = orion_packs_opened(fetch->packs, place->pack, server);
 
-	pthread_mutex_unlock(&fetch->packs_lock);
 	/* Whatever goes wrong, a reader thread meets it again and deals with it; or none does, and an attempt that never ran
 	 * must have no blocks, for they would be taken for good ones. */
 	if (fd < 0 || create_blocks(attempt) ||

@@ -1,0 +1,21 @@
+/* The files of a release's packs on each server: opened when they are first needed, and kept open. */
+#ifndef ORION_PACKS_H
+#define ORION_PACKS_H
+
+#include "manifest.h"
+#include "upstream.h"
+
+struct orion_packs; /* all functions may be called from any thread */
+
+/* Sees to it that the process may have as many descriptors, as far as it can. -ENOMEM. */
+int orion_packs_create(const struct orion_manifest *manifest, struct orion_upstreams *upstreams, struct orion_packs **ret);
+void orion_packs_destroy(struct orion_packs *packs);
+
+/* A pack's file on a server; a descriptor that stays ours, or a negative errno. Blocks. */
+int orion_packs_open(struct orion_packs *packs, uint32_t pack, uint32_t server);
+/* The same if it is open already, or -1; waits for nothing. */
+int orion_packs_opened(struct orion_packs *packs, uint32_t pack, uint32_t server);
+/* After ESTALE: another file under the same descriptor, which other threads may be reading from at this moment. Blocks. */
+int orion_packs_reopen(struct orion_packs *packs, uint32_t pack, uint32_t server, int stale);
+
+#endif
