@@ -29,7 +29,7 @@ from pathlib import Path
 
 from orioncache.atomic import replacing
 from orioncache.bench.fs import cli as fs
-from orioncache.bench.plan import VARIANTS, Link, Run, choose, plan
+from orioncache.bench.plan import VARIANTS, Link, Run, Variant, choose, plan
 from orioncache.bench.qemu import Machine, Outcome, choose_accel
 from orioncache.bench.scene import Scene
 from orioncache.bench.tracing import TraceFiles, traced
@@ -215,15 +215,15 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("the bench makes namespaces, device nodes and mounts", "run it as root (sudo)")
     for path in (args.json, args.html, args.trace):
         _check_output(path)
+    if args.clock == "wall" and any(variant.source == "nbd" for variant in variants):
+        raise UserError(
+            "nbd-squashfs has its server in the guest, on the virtual clock",
+            "--clock virtual, or leave nbd-squashfs out of --variant",
+        )
     accel, remark = choose_accel(args.accel, virtual=args.clock == "virtual")
     if remark:
         print(remark, file=sys.stderr)
-    scene = prepare(
-        args,
-        accel,
-        released=any(variant.released for variant in variants),
-        bundled=any(variant.bundled for variant in variants),
-    )
+    scene = prepare(args, accel, variants)
     if args.dry_run:
         return _print_commands(args, scene, runs)
     return _measure(args, scene, runs)
@@ -234,8 +234,8 @@ def _check_output(path: Path | None) -> None:
         raise UserError(f"{path} cannot be written", "name a file in a directory that exists")
 
 
-def prepare(args: argparse.Namespace, accel: str, *, released: bool, bundled: bool) -> Scene:
-    """Kernel, image, root, workload and, if wanted, releases of the root, where they are not there yet.
+def prepare(args: argparse.Namespace, accel: str, variants: Sequence[Variant]) -> Scene:
+    """Kernel, image, root, workload and what the variants want of the root, where they are not there yet.
 
     Raises:
         UserError: one of them is not fit, or cannot be built.
@@ -244,11 +244,13 @@ def prepare(args: argparse.Namespace, accel: str, *, released: bool, bundled: bo
     from orioncache.bench.image import bench_image  # noqa: PLC0415
     from orioncache.bench.released import bench_release, check_release  # noqa: PLC0415
     from orioncache.bench.root import check_root, debian_root, disk_image  # noqa: PLC0415
+    from orioncache.bench.squashed import KERNEL, bench_squashfs  # noqa: PLC0415
     from orioncache.bench.workload import inject  # noqa: PLC0415
     from orioncache.initramfs.build import build_initramfs  # noqa: PLC0415
 
     append = [word for text in args.append for word in text.split()]
     init = next((word.removeprefix("init=") for word in reversed(append) if word.startswith("init=")), None)
+    bundled = any(variant.bundled for variant in variants)
     # What the user gave is checked before minutes are spent on what is ours.
     if args.root is not None:
         check_root(args.root, init)
@@ -256,11 +258,14 @@ def prepare(args: argparse.Namespace, accel: str, *, released: bool, bundled: bo
         check_release(args.release)
         if bundled:
             check_bundle(args.release)
-    kernel = _kernel(args)
+    network_block = any(variant.source == "nbd" for variant in variants)
+    kernel = _kernel(args, KERNEL if network_block else ())
     root = check_root(args.root or debian_root(), init)
     injection = inject(root, args.workload)
     initramfs = build_initramfs(key=args.key)
+    released = any(variant.released for variant in variants)
     release = (args.release or bench_release(root.path)) if released else None
+    squashed = bench_squashfs(root.path) if network_block else None
     scene = Scene(
         kernel=kernel,
         initramfs=initramfs,
@@ -269,6 +274,8 @@ def prepare(args: argparse.Namespace, accel: str, *, released: bool, bundled: bo
         disk=disk_image(root.path),
         release=release,
         release_disk=disk_image(release) if release else None,
+        squashed=squashed,
+        squashed_disk=disk_image(squashed) if squashed else None,
         init=injection.init,
         append=[word for word in append if not word.startswith("init=")],
         servers=args.servers,
@@ -282,7 +289,7 @@ def prepare(args: argparse.Namespace, accel: str, *, released: bool, bundled: bo
     return dataclasses.replace(scene, bundled=place, bundled_disk=disk_image(place))
 
 
-def _kernel(args: argparse.Namespace) -> Path:
+def _kernel(args: argparse.Namespace, needed: Sequence[str]) -> Path:
     from orioncache.kernel.build import build_kernel  # noqa: PLC0415
     from orioncache.kernel.check import check_image  # noqa: PLC0415
 
@@ -292,7 +299,7 @@ def _kernel(args: argparse.Namespace) -> Path:
         raise UserError(
             "--kernel gives a kernel that is built, --fragment builds one", "leave one of them out"
         )
-    check_image(args.kernel, ["bench"])
+    check_image(args.kernel, ["bench", *needed])
     return Path(args.kernel)
 
 

@@ -71,14 +71,16 @@ def _scene() -> dict[str, bytes]:
     files = {
         "bench/init": (GUEST / "init.sh").read_bytes(),
         "bench/server.sh": (GUEST / "server.sh").read_bytes(),
+        "bench/nbd-server.sh": (GUEST / "nbd-server.sh").read_bytes(),
         "bench/bin/guest": guest_helper().read_bytes(),
+        "hooks/network/50-nbd": (GUEST / "nbd-mount.sh").read_bytes(),
         "hooks/mount/50-readahead": (GUEST / "readahead.sh").read_bytes(),
         "hooks/switch/99-mark": MARK_HOOK,
         "hooks/failure/00-report": FAILURE_HOOK,
     }
     for name, (program, package) in PROGRAMS.items():
         files[f"bench/bin/{name}"] = Path(require(program, package)).read_bytes()
-    loader, libraries = _libraries([Path(require("ip", "iproute2")), Path(require("tc", "iproute2"))])
+    loader, libraries = libraries_of([Path(require("ip", "iproute2")), Path(require("tc", "iproute2"))])
     files["bench/bin/ld.so"] = loader.read_bytes()
     for library in libraries:
         files[f"bench/lib/{library.name}"] = library.read_bytes()
@@ -99,7 +101,7 @@ def guest_helper() -> Path:
     return path
 
 
-def _libraries(programs: list[Path]) -> tuple[Path, list[Path]]:
+def libraries_of(programs: list[Path]) -> tuple[Path, list[Path]]:
     """The loader and the shared libraries that the programs need on this machine."""
     loader: Path | None = None
     libraries: dict[str, Path] = {}

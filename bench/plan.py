@@ -8,6 +8,8 @@ from orioncache.errors import UserError
 # A node's network, the same with both clocks (bench/netns.py and guest/init.sh have these addresses as well).
 NODE_IP = "10.77.0.1:::255.255.255.0:node:eth0:none"
 RAM_DIRECTORY = "/bench/tmpfs"
+# Where guest/nbd-mount.sh mounts the image; the server's address is all that it is told.
+NBD_DIRECTORY = "/bench/nbd"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +20,8 @@ class Variant:
         name: what ``--variant`` calls it.
         help: one line.
         source: where the root comes from: ``nfs`` (one server, mounted as the overlay's lower layer),
-            ``orion`` (the cache over all servers) or ``ram`` (a copy in the guest's memory, made before the
-            clock starts).
+            ``orion`` (the cache over all servers), ``nbd`` (a squashfs image, one server's block device) or
+            ``ram`` (a copy in the guest's memory, made before the clock starts).
         released: the servers export a release of the root, and not the tree itself.
         bundled: that release has a bundle, made from a recorded boot.
         nfs_options: mount options besides those that the node's init gives to every NFS mount, with commas.
@@ -46,11 +48,13 @@ class Variant:
         words = list(self.words)
         if self.source == "ram":
             words += [f"root=dir:{RAM_DIRECTORY}", "bench.tmpfs=1"]
+        elif self.source == "nbd":
+            words += [f"root=dir:{NBD_DIRECTORY}", f"bench.nbd={servers[0]}"]
         elif self.source == "orion":
             words += ["root=orion:" + ",".join(f"{server}:{path}" for server in servers)]
         else:
             words += [f"root=nfs4:{servers[0]}:{path}"]
-        if self.source != "ram":
+        if self.source not in ("ram", "nbd"):
             words.append(f"orion.ip={NODE_IP}")
         if self.nfs_options:
             words.append(f"orion.nfsopts={self.nfs_options}")
@@ -87,6 +91,7 @@ VARIANTS: Mapping[str, Variant] = {
             words=("orion.bundle=default",),
         ),
         Variant("orion-live", "the cache over all servers, which have the plain tree", "orion"),
+        Variant("nbd-squashfs", "an lz4 squashfs image from an nbd-server: what LTSP's nodes have", "nbd"),
         Variant("ram", "the whole root in RAM before the clock starts: the limit", "ram"),
     )
 }

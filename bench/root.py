@@ -80,7 +80,7 @@ DEFAULT_INITS = ("/sbin/init", "/etc/init", "/bin/init")
 OWN_INIT = "/.orion-bench/init"
 SYMLINKS_MAX = 40  # as in the kernel (MAXSYMLINKS)
 
-IMAGES_KEPT = 6  # a bench has three: the root, its release, and that with a bundle
+IMAGES_KEPT = 12  # a bench has up to four: the root, its release, that with a bundle, a squashfs image
 BLOCK = 4096
 INODE = 256
 ALIGNMENT = 2 << 20  # what a guest maps as persistent memory comes in large pages

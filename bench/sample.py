@@ -44,6 +44,18 @@ class Nfs(msgspec.Struct, frozen=True):
     operations: dict[str, int] = {}
 
 
+class Nbd(msgspec.Struct, frozen=True):
+    """What the node read from its block device on a server.
+
+    Attributes:
+        requests: reads sent.
+        read_bytes: bytes read, as they are in the image: mostly compressed.
+    """
+
+    requests: int
+    read_bytes: int
+
+
 class Sample(msgspec.Struct, frozen=True):
     """One boot.
 
@@ -66,6 +78,7 @@ class Sample(msgspec.Struct, frozen=True):
         servers: how many of them.
         accel: ``tcg`` or ``kvm``.
         real_s: what the run took on the host's clock.
+        nbd: None where the root was no block device.
     """
 
     variant: str
@@ -86,6 +99,7 @@ class Sample(msgspec.Struct, frozen=True):
     servers: int = 2
     accel: str = "tcg"
     real_s: float = 0.0
+    nbd: Nbd | None = None
 
 
 class Document(msgspec.Struct, frozen=True):

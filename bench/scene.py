@@ -12,7 +12,11 @@ MIB = 1 << 20
 BASE_MEMORY_MB = 1024
 
 # A panic ends QEMU (-no-reboot), and an oops is one; the failure hook has spoken before the guest powers off.
-COMMON_WORDS = ("console=ttyS0", "panic=-1", "oops=panic", "rdinit=/bench/init", "orion.on_failure=poweroff")
+# The nbd driver would make 16 devices before it is asked for one.
+COMMON_WORDS = (
+    *("console=ttyS0", "panic=-1", "oops=panic", "rdinit=/bench/init", "orion.on_failure=poweroff"),
+    "nbd.nbds_max=0",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Scene:
         release_disk: the same as an ext4 image.
         bundled: the release with a bundle; None if no variant wants one.
         bundled_disk: the same as an ext4 image.
+        squashed: a directory with the root's squashfs image and what serves it; None if no variant wants it.
+        squashed_disk: the same as an ext4 image.
         init: path of the root's init.
         append: what the user adds to the kernel command line.
         servers: how many.
@@ -45,12 +51,17 @@ class Scene:
     release_disk: Path | None = None
     bundled: Path | None = None
     bundled_disk: Path | None = None
+    squashed: Path | None = None
+    squashed_disk: Path | None = None
     append: Sequence[str] = ()
     servers: int = 2
     accel: str = "tcg"
 
     def export(self, variant: Variant) -> tuple[Path, Path]:
         """What the servers of a variant have, as a directory and as an image."""
+        if variant.source == "nbd":
+            assert self.squashed is not None and self.squashed_disk is not None
+            return self.squashed, self.squashed_disk
         if not variant.released:
             return self.root, self.disk
         if variant.bundled:

@@ -101,4 +101,5 @@ def sample_of(run: Run, machine: Machine, outcome: Outcome, *, clock: str, serve
         servers=servers,
         accel=machine.accel,
         real_s=round(outcome.real_s, 2),
+        nbd=report.nbd(),
     )

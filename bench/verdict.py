@@ -5,9 +5,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orioncache.bench.sample import Nfs, Phases
+from orioncache.bench.sample import Nbd, Nfs, Phases
 
 MIB = 1 << 20
+SECTOR = 512  # bytes; what a block device counts in, whatever its blocks are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Report:
     Attributes:
         marks: name to nanoseconds on the guest's monotonic clock: kernel (the first process runs), start (the
             node's init begins), initramfs (it hands over), workload (started), ready.
-        files: name to content of what it sent of itself: nfs, mountstats, meminfo, cache, trace, daemon.
+        files: name to content of what it sent of itself: nfs, mountstats, meminfo, nbd, cache, trace, daemon.
         log: what the workload printed, and what the guest remarked.
         verdict: ``ok``, ``failed``, or empty if it never came to one.
         message: why it failed.
@@ -64,6 +65,12 @@ class Report:
                 calls = int(line.split()[1])
         read_bytes, operations = _mountstats(self.text("mountstats"))
         return Nfs(calls=calls, read_bytes=read_bytes, operations=operations)
+
+    def nbd(self) -> Nbd | None:
+        """The node's reads from a block device on a server; None if it has none."""
+        words = self.text("nbd").split()
+        # Documentation/block/stat.rst: reads, reads merged, sectors read, …
+        return Nbd(int(words[0]), int(words[2]) * SECTOR) if len(words) > 2 else None
 
     def memory_mb(self) -> dict[str, float]:
         """MiB of total, available, used, page_cache and daemon_rss, as far as the guest said."""

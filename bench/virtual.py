@@ -24,7 +24,9 @@ def virtual_clock(scene: Scene) -> Iterator[Callable[[Run], Machine]]:
     def machine(run: Run) -> Machine:
         words = ["bench.clock=virtual", *run.variant.command_line(addresses, EXPORT)]
         if run.variant.source != "ram":
-            words += [f"bench.servers={scene.servers}", *run.link.command_line()]
+            # An image has one server: the node's nbd driver knows no second one.
+            servers = 1 if run.variant.source == "nbd" else scene.servers
+            words += [f"bench.servers={servers}", *run.link.command_line()]
         return Machine(
             kernel=scene.kernel,
             initrd=scene.initrd,

@@ -235,6 +235,7 @@ static void send_statistics(void)
 	send_file("nfs", "/proc/net/rpc/nfs");
 	send_file("mountstats", "/proc/self/mountstats");
 	send_file("meminfo", "/proc/meminfo");
+	send_file("nbd", "/sys/block/nbd0/stat");
 	send_cache_status();
 	send_daemon();
 	/* Last: the daemon takes memory to put it together. */

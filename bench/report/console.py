@@ -87,6 +87,8 @@ def _columns(found: Sequence[Cell]) -> list[_Column]:
     columns.append(column(2, "× nfs", lambda cell: _ratio(cell.to_nfs)))
     columns.append(column(2, "× ram", lambda cell: _ratio(cell.to_ram)))
     columns.append(column(3, "NFS calls", lambda cell: _whole(cell.calls)))
+    if any(cell.nbd_reads is not None for cell in found):
+        columns.append(column(3, "NBD reads", lambda cell: _whole(cell.nbd_reads)))
     columns.append(column(3, "MiB read", lambda cell: _tenths(cell.read_mb)))
     if any(cell.upcalls is not None for cell in found):
         columns.append(column(5, "upcalls", lambda cell: _whole(cell.upcalls)))

@@ -56,7 +56,8 @@ class Cell:
         to_nfs: boot_s in units of that of ``nfs`` on the same link; None without one.
         to_ram: the same for ``ram``.
         calls: median of RPCs that the node sent.
-        read_mb: median of MiB read from servers.
+        read_mb: median of MiB read from servers, over NFS or NBD.
+        nbd_reads: median of reads from a block device on a server; None without one.
         hit_ratio: median of :func:`hit_ratio`; None without a cache.
         memory_mb: median of MiB in use by the guest when ready.
         daemon_mb: median of MiB resident in the cache's process; None without a cache.
@@ -75,6 +76,7 @@ class Cell:
     to_ram: float | None
     calls: float | None
     read_mb: float | None
+    nbd_reads: float | None
     hit_ratio: float | None
     memory_mb: float | None
     daemon_mb: float | None
@@ -119,6 +121,12 @@ def upcalls(status: dict[str, Any]) -> float | None:
     fuse = status.get("fuse")
     counts = fuse.get("upcalls") if isinstance(fuse, dict) else None
     return sum(map(_number, counts.values())) if isinstance(counts, dict) else None
+
+
+def read_mb(sample: Sample) -> float | None:
+    """MiB read from servers, by whatever protocol; None if the guest did not say."""
+    found = [each.read_bytes for each in (sample.nfs, sample.nbd) if each is not None]
+    return sum(found) / MIB if found else None
 
 
 def beside_blocks(sample: Sample) -> float | None:
@@ -189,7 +197,8 @@ def _cell(variant: str, link: Link, runs: Sequence[Sample], boots: dict[str, flo
         to_nfs=_ratio(boot, boots.get("nfs")),
         to_ram=_ratio(boot, boots.get("ram")),
         calls=_median(good, lambda sample: sample.nfs.calls if sample.nfs else None),
-        read_mb=_median(good, lambda sample: sample.nfs.read_bytes / MIB if sample.nfs else None),
+        read_mb=_median(good, read_mb),
+        nbd_reads=_median(good, lambda sample: sample.nbd.requests if sample.nbd else None),
         hit_ratio=_median(good, lambda sample: hit_ratio(sample.cache)),
         memory_mb=_median(good, lambda sample: sample.memory_mb.get("used")),
         daemon_mb=_median(good, lambda sample: sample.memory_mb.get("daemon_rss")),

@@ -94,6 +94,15 @@ def check_trace(trace):
     assert 0 < trace.seconds(trace.records[0]) < trace.seconds(trace.records[-1]) < 60
 
 
+def saw_its_root(workload, logs):
+    """What :data:`LOOK` printed in the node is what it prints here."""
+    said = (logs / "port").read_text(errors="replace").splitlines()
+    seen = [line.removeprefix("log ") for line in said if " LOOK " in line]
+    here = subprocess.run([workload, debian_root()], capture_output=True, text=True, check=True)
+    assert len(seen) == 8
+    assert seen == here.stdout.splitlines()
+
+
 @pytest.mark.parametrize("variant", ["orion", "orion-profile", "orion-live"])
 def test_a_node_on_the_cache_sees_every_byte_of_its_root(tmp_path, variant):
     workload = script(tmp_path / "look", LOOK)
@@ -113,11 +122,26 @@ def test_a_node_on_the_cache_sees_every_byte_of_its_root(tmp_path, variant):
     assert sample["memory_mb"]["daemon_rss"] > 0
     assert sample["cache"]
 
-    said = (tmp_path / f"logs/{variant}-rtt0-run1/port").read_text(errors="replace").splitlines()
-    seen = [line.removeprefix("log ") for line in said if " LOOK " in line]
-    here = subprocess.run([workload, debian_root()], capture_output=True, text=True, check=True)
-    assert len(seen) == 8
-    assert seen == here.stdout.splitlines()
+    assert sample["nbd"] is None
+    saw_its_root(workload, tmp_path / f"logs/{variant}-rtt0-run1")
+
+
+@needs.NBD
+def test_a_node_on_a_block_device_sees_every_byte_of_its_root(tmp_path):
+    workload = script(tmp_path / "look", LOOK)
+    code, out, errors = bench(
+        *("--variant", "nbd-squashfs", "--rtt", "0", "--workload", workload),
+        *("--json", tmp_path / "json", "--keep", tmp_path / "logs"),
+    )
+    assert code == 0, errors
+    (sample,) = samples(tmp_path / "json")
+    assert sample["ok"]
+    # All that it read came over the block device, packed.
+    assert sample["nfs"]["calls"] == 0
+    assert sample["nbd"]["requests"] > 100
+    assert sample["nbd"]["read_bytes"] > 10_000_000
+    assert "NBD reads" in out
+    saw_its_root(workload, tmp_path / "logs/nbd-squashfs-rtt0-run1")
 
 
 def test_a_workload_that_fails_fails_the_bench(tmp_path):
@@ -198,6 +222,8 @@ def test_an_interrupt_leaves_nothing(tmp_path, clock):
         (["--root", "/nonexistent"], "root /nonexistent does not exist"),
         (["--append", "init=/no/such/init"], "init /no/such/init does not exist"),
         (["--workload", "/nonexistent"], "workload /nonexistent"),
+        (["--workload", "nodejz"], "workload nodejz: No such file"),
+        (["--clock", "wall", "--variant", "nfs,nbd-squashfs"], "on the virtual clock"),
         (["--kernel", "/bin/true"], "/bin/true"),
         (["--accel", "kvm"], "virtual clock"),
         (["--variant", "nfs,zfs"], "no variant 'zfs'"),

@@ -4,7 +4,9 @@ from collections import Counter
 
 import pytest
 
-from orioncache.bench.plan import VARIANTS, Link, choose, plan
+from orioncache.bench.plan import VARIANTS, Link, Run, choose, plan
+from orioncache.bench.scene import Scene
+from orioncache.bench.virtual import virtual_clock
 from orioncache.errors import UserError
 
 SERVERS = ["10.77.0.11", "10.77.0.12"]
@@ -40,6 +42,7 @@ def test_wrong_variants_are_told(names, what):
         ("nfs", "root=nfs4:10.77.0.11:/export"),
         ("nfs-tuned", "root=nfs4:10.77.0.11:/export"),
         ("orion", "root=orion:10.77.0.11:/export,10.77.0.12:/export"),
+        ("nbd-squashfs", "root=dir:/bench/nbd"),
         ("ram", "root=dir:/bench/tmpfs"),
     ],
 )
@@ -64,6 +67,28 @@ def test_a_variant_says_which_bundle_it_streams(name, bundle):
     words = VARIANTS[name].command_line(SERVERS, "/")
     assert [word for word in words if "bundle" in word] == [f"orion.bundle={bundle}"]
     assert VARIANTS[name].bundled == (bundle != "off")
+
+
+def test_the_block_device_has_one_server_and_no_nfs_mounts():
+    words = VARIANTS["nbd-squashfs"].command_line(SERVERS, "/")
+    assert "bench.nbd=10.77.0.11" in words
+    # root=dir: leaves the network to the hook that connects the device.
+    assert not [word for word in words if "nfs" in word or word.startswith("orion.")]
+    for name in ("nfs", "orion", "ram"):
+        assert "bench.nbd" not in " ".join(VARIANTS[name].command_line(SERVERS, "/"))
+
+
+def test_the_virtual_clock_starts_what_a_variant_needs(tmp_path):
+    files = {name: tmp_path / name for name in ("kernel", "initramfs", "initrd", "root", "disk")}
+    squashed = {"squashed": tmp_path / "squashed", "squashed_disk": tmp_path / "squashed.ext4"}
+    scene = Scene(**files, **squashed, init="/sbin/init", servers=3)
+    with virtual_clock(scene) as machine:
+        block, plain = (machine(Run(VARIANTS[name], Link(1), 1)) for name in ("nbd-squashfs", "nfs"))
+    assert block.disk == tmp_path / "squashed.ext4"
+    assert plain.disk == tmp_path / "disk"
+    assert "bench.servers=1" in block.append
+    assert "bench.servers=3" in plain.append
+    assert "bench.delay=500" in block.append
 
 
 def test_a_link_is_halved_for_each_direction():

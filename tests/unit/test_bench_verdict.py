@@ -2,6 +2,7 @@
 
 import pytest
 
+from orioncache.bench.sample import Nbd
 from orioncache.bench.verdict import parse
 
 MOUNTSTATS = """device sysfs mounted on /sys with fstype sysfs
@@ -39,6 +40,7 @@ WHOLE = (
     + file("nfs", RPC)
     + file("mountstats", MOUNTSTATS)
     + file("meminfo", MEMINFO)
+    + file("nbd", "     345        7    20000       12 0 0 0 0 0 9 12 0 0 0 0 0 0\n")
     + file("cache", '{"hits": 7}\n')
     + file("daemon", "Name:\tpython3\nVmRSS:\t   57344 kB\n")
     + "verdict ok\n"
@@ -62,6 +64,7 @@ def test_a_whole_report():
         "page_cache": 50.0,
         "daemon_rss": 56.0,
     }
+    assert report.nbd() == Nbd(requests=345, read_bytes=10_240_000)
     assert report.cache() == {"hits": 7}
 
 
@@ -71,6 +74,7 @@ def test_a_report_cut_off_anywhere_has_no_verdict_and_raises_nothing(length):
     assert report.verdict == ""
     report.phases()
     report.nfs()
+    report.nbd()
     report.memory_mb()
     report.cache()
 
@@ -87,6 +91,7 @@ def test_a_failure_says_why_and_where():
 def test_a_guest_without_cache_or_network_has_none():
     report = parse(b"mark kernel 1\nverdict ok\n")
     assert report.nfs() is None
+    assert report.nbd() is None
     assert report.cache() == {}
     assert report.memory_mb() == {}
 
