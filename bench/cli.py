@@ -9,6 +9,7 @@ Examples:
   orioncache bench                                    NFS, the cache and RAM at 0, 1 and 10 ms
   orioncache bench --variant nfs,orion --rtt 1 --runs 5
   orioncache bench --rtt 20 --rate 100 --jitter 2 --loss 0.1
+  orioncache bench --workload nodejs --variant nfs,nbd-squashfs,orion --rtt 1
   orioncache bench --root /srv/node --workload ./ready.sh --append init=/sbin/init
   orioncache bench --fragment CONFIG_PREEMPT=y --json samples.json --html report.html
   orioncache bench --clock wall --keep=logs
@@ -29,6 +30,7 @@ from pathlib import Path
 
 from orioncache.atomic import replacing
 from orioncache.bench.fs import cli as fs
+from orioncache.bench.kept import DEFAULT, KEPT, Kept
 from orioncache.bench.plan import VARIANTS, Link, Run, Variant, choose, plan
 from orioncache.bench.qemu import Machine, Outcome, choose_accel
 from orioncache.bench.scene import Scene
@@ -55,13 +57,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"of {', '.join(VARIANTS)} (default: %(default)s)",
     )
     what.add_argument(
-        "--root", type=Path, metavar="DIR", help="the node's root (default: a Debian root, built once)"
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="the node's root (default: the workload's own, a Debian root that is built once)",
     )
     what.add_argument(
         "--workload",
-        type=Path,
-        metavar="FILE",
-        help="executable whose exit 0 in the node means ready (default: nginx answers a Python client)",
+        default=DEFAULT,
+        metavar="NAME",
+        help="; ".join(f"{each.name}: {each.help}" for each in KEPT.values())
+        + "; or a FILE, an executable whose exit 0 in the node means ready (default: %(default)s)",
     )
     what.add_argument(
         "--release",
@@ -243,9 +249,9 @@ def prepare(args: argparse.Namespace, accel: str, variants: Sequence[Variant]) -
     from orioncache.bench.bundled import bundled_release, check_bundle  # noqa: PLC0415
     from orioncache.bench.image import bench_image  # noqa: PLC0415
     from orioncache.bench.released import bench_release, check_release  # noqa: PLC0415
-    from orioncache.bench.root import check_root, debian_root, disk_image  # noqa: PLC0415
+    from orioncache.bench.root import build_root, check_root, debian_recipe, disk_image  # noqa: PLC0415
     from orioncache.bench.squashed import KERNEL, bench_squashfs  # noqa: PLC0415
-    from orioncache.bench.workload import inject  # noqa: PLC0415
+    from orioncache.bench.workload import find_workload, inject  # noqa: PLC0415
     from orioncache.initramfs.build import build_initramfs  # noqa: PLC0415
 
     append = [word for text in args.append for word in text.split()]
@@ -260,8 +266,10 @@ def prepare(args: argparse.Namespace, accel: str, variants: Sequence[Variant]) -
             check_bundle(args.release)
     network_block = any(variant.source == "nbd" for variant in variants)
     kernel = _kernel(args, KERNEL if network_block else ())
-    root = check_root(args.root or debian_root(), init)
-    injection = inject(root, args.workload)
+    workload = find_workload(args.workload)
+    recipe = workload.recipe if isinstance(workload, Kept) else debian_recipe()
+    root = check_root(args.root or build_root(recipe), init)
+    injection = inject(root, workload)
     initramfs = build_initramfs(key=args.key)
     released = any(variant.released for variant in variants)
     release = (args.release or bench_release(root.path)) if released else None

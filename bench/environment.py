@@ -48,7 +48,7 @@ def environment(args: argparse.Namespace, scene: Scene) -> dict[str, Any]:
         },
         "initramfs": {"file": str(scene.initramfs), "bytes": scene.initramfs.stat().st_size},
         "root": {"path": str(scene.root), "init": scene.init, "image_bytes": scene.disk.stat().st_size},
-        "workload": str(args.workload or "default"),
+        "workload": args.workload,
         "append": list(scene.append),
         "guest_memory_mb": scene.memory_mb,
         "variants": {name: VARIANTS[name].help for name in args.variant.split(",")},

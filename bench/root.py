@@ -2,10 +2,11 @@
 
 import dataclasses
 import os
+import shlex
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orioncache.atomic import replacing_directory
@@ -46,12 +47,19 @@ rm -rf var/log/*.log var/log/apt
 
 # runit in its native mode, as a diskless node runs it: Debian's emulation of System V start scripts would
 # check, mount and clean disks that are not there, which takes 0.9 s (measured, virtual clock).
-# /proc and its like may be there already, or not: without an initramfs. Services: nginx, and one getty on the
-# serial console. sshd's is left off, as in the boots that all figures compare with.
-CUSTOMIZE_RUNIT = """set -eu
+# /proc and its like may be there already, or not: without an initramfs. Services: one getty on the serial
+# console, and {service}, if there is one. sshd's is left off, as in the boots that all figures compare with.
+_RUNIT_SERVICE = """cat >sv/{service}/run <<'EOF'
+#!/bin/sh
+exec {command}
+EOF
+chmod 755 sv/{service}/run
+ln -s /run/runit/supervise/{service} sv/{service}/supervise
+"""
+_RUNIT = """set -eu
 cd "$1"/etc
 touch runit/native.boot.run runit/no.emulate.sysv
-mkdir runit/boot-run sv/nginx
+mkdir runit/boot-run{directory}
 cat >runit/boot-run/node.sh <<'EOF'
 [ -e /proc/self ] || mount -t proc proc /proc
 [ -e /sys/kernel ] || mount -t sysfs sysfs /sys
@@ -63,15 +71,45 @@ grep -q ' /dev/shm ' /proc/mounts || mount -t tmpfs -o mode=1777 shm /dev/shm
 read -r name </etc/hostname && echo "$name" >/proc/sys/kernel/hostname
 ip link set lo up
 EOF
-cat >sv/nginx/run <<'EOF'
-#!/bin/sh
-exec /usr/sbin/nginx -g 'daemon off;'
-EOF
-chmod 755 sv/nginx/run
-ln -s /run/runit/supervise/nginx sv/nginx/supervise
-rm runit/runsvdir/default/*
-for name in getty-ttyS0 nginx; do ln -s "/etc/sv/$name" runit/runsvdir/default/; done
+{make}rm runit/runsvdir/default/*
+for name in getty-ttyS0{service}; do ln -s "/etc/sv/$name" runit/runsvdir/default/; done
 """
+
+
+def customize_runit(service: str = "", command: str = "") -> str:
+    """The last step of a tree with runit: it boots natively, with a getty and at most one other service."""
+    if not service:
+        return _RUNIT.format(directory="", make="", service="")
+    make = _RUNIT_SERVICE.format(service=service, command=command)
+    return _RUNIT.format(directory=f" sv/{service}", make=make, service=f" {service}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a Debian root is made of.
+
+    Attributes:
+        name: of its directory in the cache.
+        packages: besides what Debian calls essential, PID 1 among them.
+        hooks: shell scripts that run at the end, in this order, with the tree as ``$1``.
+        cost: what building it takes, for people.
+        files: a directory whose content is laid over the tree before the hooks run; None for none.
+    """
+
+    name: str
+    packages: Sequence[str]
+    hooks: Sequence[str] = (CUSTOMIZE,)
+    cost: str = "half a minute to three, 200 MB"
+    files: Path | None = None
+
+    def parts(self) -> list[str]:
+        """All that the tree follows from, besides Debian's archive."""
+        parts = [*self.packages, "--", *EXCLUDED, *KEPT, *self.hooks]
+        for path in sorted(self.files.rglob("*")) if self.files else ():
+            if path.is_file():
+                parts += [str(path.relative_to(self.files or path)), path.read_text()]
+        return parts
+
 
 # Where the kernel looks for an init when none is named (kernel_init() in init/main.c), without /bin/sh, its
 # last resort, which is no init.
@@ -86,24 +124,46 @@ INODE = 256
 ALIGNMENT = 2 << 20  # what a guest maps as persistent memory comes in large pages
 
 
-def debian_root(init: str = "runit", suite: str = SUITE) -> Path:
+def debian_root(init: str = "runit") -> Path:
     """The directory of a Debian tree with nginx, sshd and Python, built at the first call and cached.
+
+    Args:
+        init: family of PID 1: ``runit`` (the bench's own root), ``systemd`` or ``sysvinit``.
+
+    Raises:
+        UserError: as :func:`build_root`.
+    """
+    return build_root(debian_recipe(init))
+
+
+def debian_recipe(init: str = "runit") -> Recipe:
+    """Of the tree that :func:`debian_root` gives."""
+    hooks = [CUSTOMIZE]
+    if init == "runit":
+        hooks.append(customize_runit("nginx", "/usr/sbin/nginx -g 'daemon off;'"))
+    return Recipe(init, [*INITS[init], *PACKAGES], hooks)
+
+
+def root_path(recipe: Recipe, suite: str = SUITE) -> Path:
+    """Where the root of this recipe is, once it is built."""
+    return cache_directory("root") / f"{suite}-{recipe.name}-{content_key(suite, *recipe.parts())}"
+
+
+def build_root(recipe: Recipe, suite: str = SUITE) -> Path:
+    """The directory of a Debian tree of this recipe, built at the first call and cached.
 
     mmdebstrap and not debootstrap: it installs with apt, so that security updates and dependencies come out
     right, and in a third of the time (measured: 30 s). The packages come from this machine's apt sources if
     they have the suite, and else from where mmdebstrap gets them by itself.
 
     Args:
-        init: family of PID 1: ``runit`` (the bench's own root), ``systemd`` or ``sysvinit``.
+        recipe: what it is made of.
         suite: Debian's code name.
 
     Raises:
         UserError: no root rights, mmdebstrap is missing or failed.
     """
-    packages = [*INITS[init], *PACKAGES]
-    hooks = [CUSTOMIZE, CUSTOMIZE_RUNIT] if init == "runit" else [CUSTOMIZE]
-    recipe = [suite, *packages, "--", *EXCLUDED, *KEPT, *hooks]
-    path = cache_directory("root") / f"{suite}-{init}-{content_key(*recipe)}"
+    path = root_path(recipe, suite)
     if path.is_dir():
         return path
     if os.geteuid() != 0:
@@ -111,6 +171,9 @@ def debian_root(init: str = "runit", suite: str = SUITE) -> Path:
             "a root tree with its owners and devices is built by root only", "run it as root (sudo)"
         )
     require_room(path.parent, BUILD_BYTES, "a Debian root")
+    hooks = [*recipe.hooks]
+    if recipe.files is not None:
+        hooks.insert(0, f'cp -R --preserve=mode {shlex.quote(str(recipe.files))}/. "$1"/')
     log = path.with_suffix(".log")
     log.unlink(missing_ok=True)
     command: list[str | Path] = [
@@ -120,7 +183,7 @@ def debian_root(init: str = "runit", suite: str = SUITE) -> Path:
         require("unshare", "util-linux"),
         *("--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
         require("mmdebstrap", "mmdebstrap"),
-        *("--mode=root", "--variant=minbase", f"--include={','.join(packages)}"),
+        *("--mode=root", "--variant=minbase", f"--include={','.join(recipe.packages)}"),
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED),
         *(f"--dpkgopt=path-include={pattern}" for pattern in KEPT),
         '--aptopt=Apt::Install-Recommends "false"',
@@ -129,7 +192,7 @@ def debian_root(init: str = "runit", suite: str = SUITE) -> Path:
         suite,
     ]
     with (
-        step(f"building a Debian root with {init}", "half a minute to three, 200 MB") as progress,
+        step(f"building a Debian root with {recipe.name}", recipe.cost) as progress,
         replacing_directory(path) as aside,
         tempfile.TemporaryDirectory(prefix="orion-root-") as temporary,
     ):

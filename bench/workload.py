@@ -2,13 +2,14 @@
 
 import dataclasses
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from orioncache.bench.kept import DEFAULT, KEPT, Kept
 from orioncache.bench.root import OWN_INIT, Root, is_program, resolve_inside
 from orioncache.errors import UserError
 
-HERE = Path(__file__).parent
+GUEST = Path(__file__).parent / "guest"
 
 # Everything of ours in the node's root is below this directory; guest/inject.sh knows it as well.
 OURS = "/.orion-bench"
@@ -77,9 +78,9 @@ class Injection:
     files: Mapping[str, bytes | Path]
 
 
-def default_workload() -> Path:
-    """The workload of a bench that was given none."""
-    return HERE / "workloads" / "nginx-python"
+def find_workload(text: str = DEFAULT) -> Kept | Path:
+    """What ``--workload`` means: one that is kept, or else a file (``./systemd`` is a file in any case)."""
+    return KEPT.get(text) or Path(text)
 
 
 def init_kind(root: Root) -> str:
@@ -106,19 +107,21 @@ def init_kind(root: Root) -> str:
     )
 
 
-def inject(root: Root, workload: Path | None = None) -> Injection:
+def inject(root: Root, workload: Kept | Path) -> Injection:
     """Decides what is added to a node with this root so that it runs a workload as its last boot step.
 
     Args:
         root: the checked tree.
-        workload: an executable file; None for the default.
+        workload: an executable file, or one that is kept.
 
     Raises:
         UserError: the workload cannot run in that root, or the root's init is of an unknown kind.
     """
     kind = init_kind(root)
+    file = workload.file if isinstance(workload, Kept) else workload
+    check_workload(root, file, workload.needs if isinstance(workload, Kept) else ())
     placed: dict[str, tuple[int, bytes | Path]] = {
-        f"{OURS}/workload": (0o755, check_workload(root, workload)),
+        f"{OURS}/workload": (0o755, file),
         RUN: (0o755, RUN_SCRIPT.encode()),
     }
     if kind == "none":
@@ -133,7 +136,7 @@ def inject(root: Root, workload: Path | None = None) -> Injection:
         placed[f"{_directory(root, '/etc')}/inittab"] = (0o644, _inittab(root, kind))
     listing = "".join(f"{mode:o} {path.lstrip('/')}\n" for path, (mode, _) in placed.items())
     files: dict[str, bytes | Path] = {
-        "hooks/overlay/50-workload": HERE / "guest" / "inject.sh",
+        "hooks/overlay/50-workload": GUEST / "inject.sh",
         "bench/inject.list": listing.encode(),
     }
     for path, (_, content) in placed.items():
@@ -141,19 +144,24 @@ def inject(root: Root, workload: Path | None = None) -> Injection:
     return Injection(kind, root.init or OWN_INIT, files)
 
 
-def check_workload(root: Root, workload: Path | None) -> Path:
-    """Checks, as far as can be seen from here, that the workload runs in that root, and returns its path.
+def check_workload(root: Root, path: Path, needs: Sequence[str] = ()) -> None:
+    """Checks, as far as can be seen from here, that a workload runs in that root.
+
+    Args:
+        root: the checked tree.
+        path: the workload's file.
+        needs: absolute paths of programs that it starts.
 
     Raises:
         UserError: it does not exist, is not executable, or the root lacks what it needs.
     """
-    path = workload if workload is not None else default_workload()
+    mend = f"give --workload an executable file, or one of {', '.join(KEPT)}"
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        raise UserError(f"workload {path}: {error.strerror}", "give --workload an executable file") from None
+        raise UserError(f"workload {path}: {error.strerror}", mend) from None
     if not stat.S_ISREG(mode):
-        raise UserError(f"workload {path} is no file", "give --workload an executable file")
+        raise UserError(f"workload {path} is no file", mend)
     if not mode & 0o111:
         raise UserError(f"workload {path} is not executable", f"chmod +x {path}")
     with path.open("rb") as file:
@@ -165,14 +173,12 @@ def check_workload(root: Root, workload: Path | None) -> Path:
                 f"workload {path} is run by '{interpreter}', which {root.path} lacks",
                 "name an interpreter of that root in its first line, or give a static program",
             )
-    if workload is None:
-        for program in ("/usr/sbin/sshd", "/usr/sbin/nginx", "/usr/bin/python3"):
-            if not is_program(root.path, resolve_inside(root.path, program)):
-                raise UserError(
-                    f"{root.path} lacks {program}, which the default workload starts",
-                    "give --workload FILE, an executable whose exit 0 means that this node is ready",
-                )
-    return path
+    for program in needs:
+        if not is_program(root.path, resolve_inside(root.path, program)):
+            raise UserError(
+                f"{root.path} lacks {program}, which the workload {path.name} starts",
+                "give --workload FILE, an executable whose exit 0 means that this node is ready",
+            )
 
 
 def _runit_services(root: Root) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 from orioncache.cli import main
 from orioncache.errors import UserError
+from orioncache.kernel import build
 from orioncache.kernel import source as kernel_source
 from orioncache.kernel.config import read_config
 from orioncache.kernel.fragments import BASE, load, merge
@@ -85,6 +86,22 @@ def test_dry_run_prints_what_would_run(capsys):
     assert "merge_config.sh -n" in out
     assert "-j3" in out
     assert out.rstrip().endswith("bzImage")
+    assert f"KCFLAGS={build.CFLAGS}" in out
+
+
+def test_copies_are_calls_and_their_option_is_part_of_the_key(monkeypatch):
+    source = "void f(char *to, const char *from, unsigned long n) { __builtin_memcpy(to, from, n); }"
+    command = ["gcc", "-Os", "-S", "-o", "-", "-x", "c", "-"]
+    inline, called = (
+        subprocess.run([*command, *flags], input=source, capture_output=True, text=True, check=True).stdout
+        for flags in ([], [build.CFLAGS])
+    )
+    assert "rep movsb" in inline
+    assert "rep" not in called
+    assert "memcpy" in called
+    before = build.cached_path(find_source(), load([]))
+    monkeypatch.setattr(build, "CFLAGS", "-mno-such-thing")
+    assert build.cached_path(find_source(), load([])) != before
 
 
 @pytest.fixture

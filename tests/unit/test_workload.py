@@ -1,5 +1,6 @@
 """What is added to a root of each kind, and that the guest's script puts it there."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -8,8 +9,16 @@ from pathlib import Path
 import pytest
 
 from orioncache.bench import workload
-from orioncache.bench.root import OWN_INIT, check_root
-from orioncache.bench.workload import default_workload, init_kind, inject
+from orioncache.bench.kept import DEFAULT, KEPT
+from orioncache.bench.root import (
+    OWN_INIT,
+    Recipe,
+    check_root,
+    customize_runit,
+    debian_recipe,
+    root_path,
+)
+from orioncache.bench.workload import find_workload, init_kind, inject
 from orioncache.errors import UserError
 
 SYSVINIT = b"\x7fELF INIT: version %s booting /etc/inittab"
@@ -283,8 +292,63 @@ def test_the_default_workload_says_what_it_lacks(tmp_path):
     program(tmp_path / "bin/sh")
     program(tmp_path / "usr/sbin/sshd")
     with pytest.raises(UserError, match="lacks /usr/sbin/nginx") as error:
-        inject(check_root(tmp_path))
+        inject(check_root(tmp_path), KEPT[DEFAULT])
     assert "--workload" in error.value.mend
+
+
+def test_a_kept_workload_goes_by_its_name_and_a_file_by_its_path():
+    assert find_workload() is KEPT[DEFAULT]
+    assert find_workload("nodejs") is KEPT["nodejs"]
+    assert find_workload("./nodejs") == Path("nodejs")
+    assert find_workload("ready.sh") == Path("ready.sh")
+
+
+@pytest.mark.parametrize("kept", KEPT.values(), ids=KEPT.keys())
+def test_a_kept_workload_is_whole(kept, tmp_path):
+    no_init(tmp_path)
+    assert os.access(kept.file, os.X_OK)
+    assert kept.help
+    interpreter = kept.file.read_text().partition("\n")[0].removeprefix("#!")
+    for name in (interpreter, *kept.needs):
+        program(tmp_path / name.lstrip("/"))
+    injection = inject(check_root(tmp_path), kept)
+    assert injection.files["bench/inject/.orion-bench/workload"] == kept.file
+    (tmp_path / kept.needs[0].lstrip("/")).unlink()
+    with pytest.raises(
+        UserError, match=f"lacks {kept.needs[0]}, which the workload {kept.name}|which .* lacks"
+    ):
+        inject(check_root(tmp_path), kept)
+
+
+def test_each_kept_workload_has_a_root_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("ORION_CACHE", str(tmp_path))
+    assert len({root_path(each.recipe) for each in KEPT.values()}) == len(KEPT)
+    assert root_path(KEPT[DEFAULT].recipe) == root_path(debian_recipe())
+
+
+def test_a_root_follows_from_its_recipe(tmp_path, monkeypatch):
+    monkeypatch.setenv("ORION_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "files/srv").mkdir(parents=True)
+    (tmp_path / "files/srv/a").write_text("one")
+    recipe = Recipe("some", ["runit-init"], files=tmp_path / "files")
+    before = root_path(recipe)
+    assert root_path(recipe) == before
+    (tmp_path / "files/srv/a").write_text("two")
+    other = root_path(recipe)
+    (tmp_path / "files/srv/a").rename(tmp_path / "files/srv/b")
+    assert (
+        len({before, other, root_path(recipe), root_path(dataclasses.replace(recipe, hooks=["true"]))}) == 4
+    )
+
+
+def test_runit_starts_a_getty_and_the_service_that_is_asked_for():
+    plain, shop = customize_runit(), customize_runit("shop", "/usr/bin/node /srv/shop/server.js")
+    assert "for name in getty-ttyS0; do" in plain
+    assert "for name in getty-ttyS0 shop; do" in shop
+    assert "exec /usr/bin/node /srv/shop/server.js\n" in shop
+    for text in (plain, shop):
+        done = subprocess.run(["sh", "-n", "-c", text], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_scripts_are_clean():
@@ -294,7 +358,7 @@ def test_scripts_are_clean():
         workload.RUN_SCRIPT,
         workload.INIT_SCRIPT,
         workload.RUNIT_SERVICE,
-        default_workload().read_text(),
+        *(each.file.read_text() for each in KEPT.values() if each.file.read_bytes().startswith(b"#!/bin/sh")),
     ):
         body = "#!/bin/sh\n" + text.partition("\n")[2]
         done = subprocess.run(["shellcheck", "-"], input=body, capture_output=True, text=True, check=False)
