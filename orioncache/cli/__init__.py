@@ -19,6 +19,11 @@ COMMANDS = {
     "release": ("orioncache.release.cli", "build releases of a root, and look after their store"),
     "trace": ("orioncache.trace.cli", "record what a boot asks of a release, and look at it"),
     "profile": ("orioncache.profile.cli", "learn from recorded boots what nodes read"),
+    "prefetch": ("orioncache.prefetch.cli", "list what can be fetched ahead, and learn from traces"),
+    "simulate": (
+        "orioncache.simulate.cli",
+        "replay a recorded boot over another link, with other heuristics",
+    ),
     "kernel": ("orioncache.kernel.cli", "configure, build and check kernels for diskless nodes"),
     "initramfs": ("orioncache.initramfs.cli", "build and inspect the image that a node boots"),
     "bench": ("orioncache.bench.cli", "boot nodes under QEMU and measure where the time goes"),

@@ -9,11 +9,13 @@ TOP = Path(__file__).parents[2]
 HEIGHT = {
     "__main__": 6,
     "cli": 5,
+    "simulate": 4.5,
     "bench": 4,
     "initramfs": 3,
     "kernel": 3,
     "node": 2.5,
     "fs": 2,
+    "prefetch": 1.7,
     "profile": 1.5,
     "trace": 1.2,
     "control": 1,
