@@ -32,6 +32,9 @@ ABSENT, QUEUED, FLYING, LANDED = 0, 1, 2, 3
 LIMITS: Sequence[Tunable] = (
     Tunable("floor", _size, 256 << 10, "bytes", "the smallest window of a server"),
     Tunable("cap", _size, 8 << 20, "bytes", "the largest window of a server"),
+    Tunable(
+        "flights", count(1, 256), 4, "reads", "at a time on one server; its other readers are for demand"
+    ),
     Tunable("budget", _size, 0, "bytes", "speculative reads of one boot together; 0: no limit"),
     Tunable("memory", _size, 48 << 20, "bytes", "on their way, or here and not demanded yet"),
     Tunable("entries", count(1, 1 << 20), 1 << 16, "blocks", "candidates that wait"),
@@ -105,6 +108,7 @@ class _Entry:
         "mark",
         "overdue",
         "owner",
+        "run",
         "server",
         "state",
         "taken",
@@ -119,6 +123,7 @@ class _Entry:
         self.state = QUEUED
         self.server = 0
         self.departed = 0.0
+        self.run = 0  # which read brings it
         self.mark = 0  # of the server's delivered bytes when it departed
         self.taken = False  # a demand waits for this flight
         self.overdue = False
@@ -150,7 +155,7 @@ class Scheduler:
         Args:
             length: bytes of a block; 0 if there is none.
             is_cached: whether a block is in RAM.
-            servers: how many may be read from.
+            servers: how many may be read from; the first is the one that demand asks.
             limits: values of some of ``LIMITS``, by name.
         """
         limits = limits or {}
@@ -165,6 +170,9 @@ class Scheduler:
         self._queue: list[tuple[float, float, int]] = []
         self._reviews: list[tuple[float, int]] = []
         self._queued = 0
+        # For each server the reads that are on their way speculatively: how many blocks each has to bring.
+        self._runs: list[dict[int, int]] = [{} for _ in range(servers)]
+        self._run = 0
         self.held_bytes = 0
         self.issued_bytes = 0
         self._counts: dict[str, Counts] = {}
@@ -216,8 +224,12 @@ class Scheduler:
     # What shall happen.
 
     def take(self, now: float) -> list[tuple[int, int]]:
-        """What departs now: pairs of block and server. They count as on their way from here on."""
+        """What departs now: pairs of block and server. They count as on their way from here on.
+
+        Blocks that follow each other, here and in number, are meant to be read together.
+        """
         taken: list[tuple[int, int]] = []
+        neighbour: tuple[int, int] | None = None  # what would go on the last read: a block, and its server
         self.review(now)
         while self._queue:
             deadline, confidence, block = self._queue[0]
@@ -237,7 +249,7 @@ class Scheduler:
                 continue
             if self.held_bytes + entry.length > self._limits["memory"]:
                 break
-            server = self._choose(entry.length)
+            server = self._choose(entry.length, neighbour if neighbour and neighbour[0] == block else None)
             if server is None:
                 break
             heapq.heappop(self._queue)
@@ -245,8 +257,11 @@ class Scheduler:
                 entry.owner.declined += 1
                 self._drop(entry)
                 continue
+            if (block, server) != neighbour:
+                self._run += 1
             self._depart(entry, server, now)
             taken.append((block, server))
+            neighbour = block + 1, server
         return taken
 
     # What has happened.
@@ -291,6 +306,7 @@ class Scheduler:
         if entry.taken:
             self._drop(entry)
         else:
+            self._end(entry)
             entry.state = LANDED
             heapq.heappush(self._reviews, (max(now, entry.deadline) + self._limits["grace"], block))
 
@@ -405,20 +421,34 @@ class Scheduler:
             or bool(budget and self.issued_bytes + entry.length > budget)
         )
 
-    def _choose(self, length: int) -> int | None:
-        """The server with the most room; None if none has enough."""
-        best, most = None, length - 1
+    def _choose(self, length: int, neighbour: tuple[int, int] | None) -> int | None:
+        """The first server with room, in the caller's order; None if none has enough.
+
+        A server that was not asked before has yet to open its files, which takes round trips: others are
+        asked when those before them have enough to do.
+        """
         for server, window in enumerate(self.windows):
-            room = window.room() - self._demand_in_flight[server]
-            if room > most:
-                best, most = server, room
-        return best
+            is_new = neighbour is None or neighbour[1] != server
+            if is_new and len(self._runs[server]) >= self._limits["flights"]:
+                continue
+            if window.room() - self._demand_in_flight[server] >= length:
+                return server
+        return None
+
+    def _end(self, entry: _Entry) -> None:
+        """A block's flight has ended; with the last of a read's, the read."""
+        runs = self._runs[entry.server]
+        runs[entry.run] -= 1
+        if not runs[entry.run]:
+            del runs[entry.run]
 
     def _depart(self, entry: _Entry, server: int, now: float) -> None:
         entry.state = FLYING
         entry.server = server
         entry.departed = now
         entry.mark = self._delivered[server]
+        entry.run = self._run
+        self._runs[server][self._run] = self._runs[server].get(self._run, 0) + 1
         entry.owner.issued += 1
         entry.owner.issued_bytes += entry.length
         self._queued -= 1
@@ -441,4 +471,6 @@ class Scheduler:
     def _drop(self, entry: _Entry) -> None:
         if entry.state == QUEUED:
             self._queued -= 1
+        elif entry.state == FLYING:
+            self._end(entry)
         del self._entries[entry.block]

@@ -10,6 +10,7 @@ from orioncache.prefetch.scheduler import ABSENT, FLYING, LANDED, QUEUED, Schedu
 from orioncache.prefetch.window import BLOCK, Window
 
 BLOCKS = 40
+FLIGHTS = 3
 LENGTHS = [BLOCK if number % 3 else 1000 * (number + 1) for number in range(BLOCKS)]
 blocks = st.integers(0, BLOCKS - 1)
 confidences = st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1)
@@ -24,12 +25,19 @@ class AnyOrder(RuleBasedStateMachine):
         self.cached = set()
         self.flying = {}  # taken by take(), not landed: block to server
         self.taken_over = set()
+        self.reads, self.run_of = 0, {}  # of each block the read that brings it
         self.demanded = set()
         self.scheduler = Scheduler(
             lambda block: LENGTHS[block] if 0 <= block < BLOCKS else 0,
             self.cached.__contains__,
             servers=2,
-            limits={"memory": 10 * BLOCK, "budget": 30 * BLOCK, "entries": 20, "cap": 1 << 20},
+            limits={
+                "memory": 10 * BLOCK,
+                "budget": 30 * BLOCK,
+                "entries": 20,
+                "cap": 1 << 20,
+                "flights": FLIGHTS,
+            },
         )
 
     @rule(
@@ -50,11 +58,20 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def take(self):
         before = [window.size for window in self.scheduler.windows]
+        last = None
         for block, server in self.scheduler.take(self.now):
+            if (block, server) != last:
+                self.reads += 1
+            last = block + 1, server
+            self.run_of[block] = server, self.reads
             assert block not in self.flying
             assert block not in self.cached
             self.flying[block] = server
         for server, window in enumerate(self.scheduler.windows):
+            assert (
+                len({self.run_of[block] for block, where in self.flying.items() if where == server})
+                <= FLIGHTS
+            )
             flying = sum(
                 LENGTHS[block] for block, where in self.flying.items()
                 if where == server and block not in self.taken_over
