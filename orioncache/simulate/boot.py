@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from orioncache.errors import UserError
 from orioncache.prefetch.interface import HIT, LATE, MISS, Access, Heuristic, View
 from orioncache.prefetch.prefetcher import Prefetcher
 from orioncache.simulate.machine import Clock, Network, Processor, Request
@@ -10,6 +11,7 @@ from orioncache.simulate.model import AHEAD_MOST, RUN_BLOCKS, RUN_BYTES, Scene
 from orioncache.simulate.pages import PageCache, Readahead
 from orioncache.simulate.recording import Recording, Step
 from orioncache.simulate.result import Counted, Result
+from orioncache.simulate.stream import HEAD_START, Frame, Piece, Stream
 from orioncache.store.sieve import Sieve
 
 DEMAND, AROUND, AHEAD = range(3)
@@ -61,8 +63,27 @@ class Boot:
         *,
         limits: Mapping[str, Any] | None = None,
         warm: bool = False,
+        bundle: tuple[list[Frame], int] | None = None,
     ) -> None:
-        """Prepares a boot; nothing of the view is in RAM, or, if it is warm, all of it in the page cache."""
+        """Prepares a boot.
+
+        Args:
+            recording: what is replayed.
+            view: its release.
+            heuristics: made for this boot.
+            scene: link, servers, memory.
+            limits: of the scheduler.
+            warm: all is in the page cache from the beginning; else nothing is in RAM.
+            bundle: from :func:`orioncache.simulate.stream.read_frames`; streamed from the mount on.
+
+        Raises:
+            UserError: a bundle, and no trace of first touches.
+        """
+        if bundle is not None and not recording.first_touches:
+            raise UserError(
+                "a bundle holds pages that are touched, and this trace has READs",
+                "record one with orioncache bench --trace FILE --trace-touch",
+            )
         self._warm = warm
         self.recording = recording
         self.scene = scene
@@ -78,6 +99,16 @@ class Boot:
         self._costs = scene.costs
         self._pages = PageCache()
         self._readahead = Readahead() if recording.first_touches else None
+        self._stream = None
+        if bundle is not None:
+            self._stream = Stream(
+                *bundle,
+                clock=self.clock,
+                processor=self.processor,
+                network=self.network,
+                pages=self._pages,
+                costs=scene.costs,
+            )
         self._store: Sieve[int] = Sieve(scene.cache_size)
         # Bytes of each block that the kernel has; a block that it has whole is not kept in the store.
         self._given: dict[int, int] = {}
@@ -110,6 +141,8 @@ class Boot:
 
     def run(self) -> Result:
         """Goes through the boot."""
+        if self._stream is not None:
+            self.clock.at(max(0.0, self.recording.lead - HEAD_START), self._stream.begin)
         self.prefetcher.begin(0.0)
         self._depart_ahead()
         for number, left in enumerate(self._left):
@@ -172,7 +205,7 @@ class Boot:
             return
         self._upcalls += 1
         offset, length = touch.offset, touch.length
-        if self._readahead is not None:
+        if self._readahead is not None and not self._streams:
             offset, length = self._readahead.range(touch.inode, offset, length, self.view.size(touch.inode))
             offset, length = self._pages.trim(touch.inode, offset, length)
         self._ranges[number] = offset, length
@@ -183,6 +216,8 @@ class Boot:
         touch = self.recording.steps[number].touch
         offset, length = self._ranges[number]
         now = self.clock.now
+        if self._stream is not None and self._from_stream(number):
+            return
         absent: list[int] = []
         for block in dict.fromkeys(self.view.blocks(touch.inode, offset, length)):
             self._demand(block)
@@ -211,12 +246,28 @@ class Boot:
                 self.prefetcher.scheduler.demand_departed(request.size)
             for block in absent:
                 self._flights[block].waiting.append(number)
-            self._read_around(absent[0], absent[-1])
+            if not self._streams:
+                self._read_around(absent[0], absent[-1])
         if not self._missing[number]:
             self._hits += 1
             self._answer(number)
         elif self._late[number]:
             self._lates += 1
+
+    def _from_stream(self, number: int) -> bool:
+        """Whether a bundle has what a request asks for, or brings it: orion_bundle_ask()."""
+        assert self._stream is not None
+        touch = self.recording.steps[number].touch
+        found = self._stream.ask(touch.inode, *self._ranges[number])
+        if found is True:
+            self._hits += not self._late[number]
+            self._note_touch(self.recording.steps[number])
+            self._answer(number)
+        elif found is not False:
+            self._lates += not self._late[number]
+            self._late[number] = True
+            found.waiting.append(lambda: self._read(number))
+        return found is not False
 
     def _answer(self, number: int) -> None:
         if self._readahead is None:
@@ -328,7 +379,7 @@ class Boot:
                 size += length
                 run.append(blocks[position])
                 position += 1
-            request = Request(run, size, server, demand=kind == DEMAND, departed=self.clock.now)
+            request = Request(run, size, server, pack=pack, demand=kind == DEMAND, departed=self.clock.now)
             for block in run:
                 self._flights[block] = _Flight(kind, request)
             requests.append(request)
@@ -359,7 +410,8 @@ class Boot:
         self._send(numbers, AROUND, 0)
 
     def _take_around(self, block: int) -> bool:
-        if self._around_bytes >= AHEAD_MOST or block in self._flights or self._has(block):
+        # As the engine: it looks into its store alone, and reads again what only the kernel has.
+        if self._around_bytes >= AHEAD_MOST or block in self._flights or _key(block) in self._store:
             return False
         length = self.view.length(block)
         if not length:
@@ -384,12 +436,20 @@ class Boot:
             for run in _runs(blocks):
                 self._send(run, AHEAD, server)
 
+    @property
+    def _streams(self) -> bool:
+        return self._stream is not None and self._stream.running
+
     def _landed(self, request: Request) -> None:
         now = self.clock.now
+        if isinstance(request, Piece):
+            assert self._stream is not None
+            self._stream.landed(request)
+            return
         landed: list[int] = []
         for block in request.blocks:
             flight = self._flights.pop(block)
-            if not self._given.get(block, 0) >= self.view.length(block):
+            if flight.kind != DEMAND or self._given.get(block, 0) < self.view.length(block):
                 for key, evicted in self._store.put(_key(block), block, self.view.length(block)):
                     del key
                     self._evicted(evicted)

@@ -11,6 +11,7 @@ Examples:
   orioncache simulate boot.trace --rtt 10 --rate 100 --heuristic sequential:window=4M
   orioncache simulate boot.trace --rtt 10 --heuristic sequential --sweep sequential.window=256K,1M,4M
   orioncache simulate boot.trace --release DIR --sweep heuristic=none,elf,elf+script --sweep rtt=0,1,10 --json
+  orioncache simulate touches.trace --release DIR --bundle DIR/bundles/default.bundle
   orioncache simulate boot.trace --eviction --cache-size 8M        which blocks to keep
   orioncache simulate boot.trace --validate                        boots the same points under QEMU (as root)
 """
@@ -52,6 +53,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--profile", type=Path, metavar="FILE", help="the same as --heuristic profile:file=FILE,…"
+    )
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="FILE",
+        help="stream this bundle, as the engine does (needs a trace of first touches)",
     )
     link = parser.add_argument_group("link, servers, memory")
     link.add_argument(
@@ -135,7 +142,7 @@ def points_of(args: argparse.Namespace) -> list[Point]:
     parameters = [_parameter(text) for text in args.sweep]
     if not any(name == "rtt" for name, _ in parameters):
         parameters.append(("rtt", args.rtt.split(",")))
-    return sweep(Point(point.scene, choices), parameters)
+    return sweep(Point(point.scene, choices, bundle=args.bundle), parameters)
 
 
 def _parameter(text: str) -> tuple[str, list[str]]:

@@ -19,6 +19,7 @@ from orioncache.simulate.loading import load, view_of
 from orioncache.simulate.model import Scene
 from orioncache.simulate.recording import Recording
 from orioncache.simulate.result import Result
+from orioncache.simulate.stream import read_frames
 
 # More points than anybody waits for.
 POINTS_MOST = 100_000
@@ -32,18 +33,20 @@ class Point:
         scene: link, servers, memory.
         choices: heuristics, with texts for their tunables.
         limits: texts for the scheduler's limits.
+        bundle: the file of a bundle that is streamed; None: none is.
         varied: the swept parameters' values, as the user wrote them.
     """
 
     scene: Scene
     choices: Sequence[settings.Choice]
     limits: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    bundle: Path | None = None
     varied: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def heuristics(self) -> str:
         """The heuristics in one text."""
-        return ",".join(map(str, self.choices)) or "none"
+        return ",".join([*(["bundle"] if self.bundle else []), *map(str, self.choices)]) or "none"
 
 
 def _number(text: str) -> float:
@@ -168,7 +171,9 @@ def simulate(recording: Recording, view: SimulatedView, point: Point) -> Result:
     Raises:
         UserError: a heuristic is not known, or a value is wrong.
     """
-    return Boot(recording, view, create(point.choices), point.scene, limits=limits_of(point)).run()
+    bundle = read_frames(point.bundle) if point.bundle is not None else None
+    heuristics = create(point.choices)
+    return Boot(recording, view, heuristics, point.scene, limits=limits_of(point), bundle=bundle).run()
 
 
 class _Worker:

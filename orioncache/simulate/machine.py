@@ -93,16 +93,20 @@ class Request:
         demand: it was begun because somebody waits.
         urgent: somebody waits for it now.
         server: which.
+        pack: the file on it.
         departed: when it was asked for, before any queue.
         begun: a reader has it.
     """
 
-    __slots__ = ("begun", "blocks", "demand", "departed", "server", "size", "urgent")
+    __slots__ = ("begun", "blocks", "demand", "departed", "pack", "server", "size", "urgent")
 
-    def __init__(self, blocks: list[int], size: int, server: int, *, demand: bool, departed: float) -> None:
+    def __init__(
+        self, blocks: list[int], size: int, server: int, *, pack: int, demand: bool, departed: float
+    ) -> None:
         self.blocks = blocks
         self.size = size
         self.server = server
+        self.pack = pack
         self.demand = self.urgent = demand
         self.departed = departed
         self.begun = False
@@ -130,6 +134,8 @@ class Network:
         self._urgent: list[deque[Request]] = [deque() for _ in range(scene.servers)]
         self._others: list[deque[Request]] = [deque() for _ in range(scene.servers)]
         self._landed = landed
+        self._opening = scene.open_trips * scene.rtt_ms / 1000
+        self._opened: set[tuple[int, int]] = set()
         self.requests = 0
         self.bytes = 0
         self.busy = 0.0
@@ -159,7 +165,11 @@ class Network:
             self._processor.work(cost, lambda request=request: self._answer(request))  # type: ignore[misc]
 
     def _answer(self, request: Request) -> None:
-        leaves = max(self._clock.now + self._half, self._free)
+        opening = 0.0
+        if (request.server, request.pack) not in self._opened:
+            self._opened.add((request.server, request.pack))
+            opening = self._opening
+        leaves = max(self._clock.now + opening + self._half, self._free)
         carried = request.size / self._rate if self._rate else 0.0
         self._free = leaves + carried
         self.busy += carried

@@ -25,6 +25,8 @@ class Costs:
         upcall_s: seconds for one READ outside of the engine: switches between processes, the kernel's work.
         copy_s: seconds for each byte of it.
         touch_s: the same seconds for one recorded first touch, its page included.
+        unpack_s: seconds for each byte of a bundle's frames, unpacked and verified.
+        lookup_s: seconds for a bundle's file to become known to the kernel.
         heuristic_s: seconds of one call of a heuristic.
     """
 
@@ -35,6 +37,8 @@ class Costs:
     upcall_s: float = 95e-6
     copy_s: float = 2.6e-9
     touch_s: float = 38e-6
+    unpack_s: float = 2.8e-9
+    lookup_s: float = 20e-6
     heuristic_s: float = 0.0
 
     def replace(self, **changes: float) -> "Costs":
@@ -53,6 +57,8 @@ class Scene:
         readers: reads at the same time on one server, as the cache's option says.
         cache_size: bytes of RAM for blocks (both levels together).
         read_around: bytes around a miss; -1: what the round trip is worth, as native/fetch.c has it.
+        open_trips: round trips before the first read of a pack on a server: NFS looks directory and file up,
+            and opens it.
         costs: of the processor.
     """
 
@@ -62,6 +68,7 @@ class Scene:
     readers: int = 8
     cache_size: int = 128 << 20
     read_around: int = -1
+    open_trips: int = 3
     costs: Costs = dataclasses.field(default_factory=Costs)
 
     def __post_init__(self) -> None:

@@ -86,7 +86,8 @@ def lines(
 
 
 def _names(point: Point) -> str:
-    return ",".join(choice.name for choice in point.choices) or "none"
+    names = [*(["bundle"] if point.bundle else []), *(choice.name for choice in point.choices)]
+    return ",".join(names) or "none"
 
 
 def _heuristics(result: Result) -> list[str]:

@@ -52,15 +52,15 @@ def validate(
     Raises:
         UserError: a point cannot be booted, or a boot failed.
     """
-    rates = {point.scene.rate_mbit for point in points}
-    if len(rates) > 1 or any(set(point.varied) - {"rtt"} for point in points):
+    if any(set(point.varied) - {"rtt"} for point in points):
         raise UserError("--validate boots points that differ in their round trip alone", "leave --sweep out")
+    if points[0].bundle is not None:
+        raise UserError("--validate boots releases without a bundle", "leave --bundle out")
     if any(point.choices for point in points):
         raise UserError(
             "--validate boots the cache as it is, and that runs no heuristics yet", "leave --heuristic out"
         )
-    scene = points[0].scene
-    measured, outside = _boot([point.scene.rtt_ms for point in points], rates.pop(), scene.servers, recording)
+    measured, outside = _boot(points, recording)
     found = [
         Comparison(point.scene.rtt_ms, result.seconds + outside, measured[point.scene.rtt_ms])
         for point, result in zip(points, results, strict=True)
@@ -97,18 +97,20 @@ def lines(found: Sequence[Comparison], outside: float) -> list[str]:
     ]
 
 
-def _boot(
-    trips: Sequence[float], rate: float | None, servers: int, recording: Recording
-) -> tuple[dict[float, float], float]:
+def _boot(points: Sequence[Point], recording: Recording) -> tuple[dict[float, float], float]:
     """Measured userland by round trip, and what of it lies outside of a trace."""
     from orioncache.bench import cli, sample  # noqa: PLC0415
 
+    scene = points[0].scene
+    trips = dict.fromkeys(point.scene.rtt_ms for point in points)
     with tempfile.TemporaryDirectory(prefix="orion-validate-") as folder:
         samples, trace = Path(folder, "samples.json"), Path(folder, "boot.trace")
-        words = ["--variant", "orion", "--rtt", ",".join(f"{trip:g}" for trip in dict.fromkeys(trips))]
-        words += ["--servers", str(servers), "--json", str(samples), "--trace", str(trace)]
-        if rate is not None:
-            words += ["--rate", f"{rate:g}"]
+        words = ["--variant", "orion", "--rtt", ",".join(f"{trip:g}" for trip in trips)]
+        words += ["--servers", str(scene.servers), "--json", str(samples), "--trace", str(trace)]
+        if scene.rate_mbit is not None:
+            words += ["--rate", f"{scene.rate_mbit:g}"]
+        if scene.read_around >= 0:
+            words += ["--append", f"orion.read_around={scene.read_around}"]
         parser = argparse.ArgumentParser()
         cli.configure(parser)
         with redirect_stdout(sys.stderr):

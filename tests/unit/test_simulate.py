@@ -20,11 +20,14 @@ from orioncache.simulate.experiment import Point, simulate, sweep, vary
 from orioncache.simulate.model import Costs, Scene
 from orioncache.simulate.pages import PageCache, Readahead
 from orioncache.simulate.recording import Recording, Touch, causes, settle
+from orioncache.simulate.stream import HEAD_START, Frame
 from orioncache.simulate.views import TraceView
 
 BLOCK = 128 << 10
-FREE = Costs(answer_s=0, request_s=0, fetch_s=0, trip_s=0, upcall_s=0, copy_s=0, touch_s=0)
-FAR = Scene(rtt_ms=10, read_around=0, costs=FREE)
+FREE = Costs(
+    answer_s=0, request_s=0, fetch_s=0, trip_s=0, upcall_s=0, copy_s=0, touch_s=0, unpack_s=0, lookup_s=0
+)
+FAR = Scene(rtt_ms=10, read_around=0, open_trips=0, costs=FREE)
 
 
 def recording(touches, sizes=None, **fields):
@@ -48,6 +51,11 @@ def test_dependent_reads_take_a_round_trip_each(count, rtt):
     result = run(recording(chain(count)), dataclasses.replace(FAR, rtt_ms=rtt))
     assert result.seconds == pytest.approx(count * rtt / 1000 + (count - 1) * 0.001)
     assert (result.upcalls, result.hits, result.blocks_demanded) == (count, 0, count)
+
+
+def test_the_first_read_of_a_pack_opens_it():
+    result = run(recording(chain(5)), dataclasses.replace(FAR, open_trips=3))
+    assert result.seconds == pytest.approx(8 * 0.010 + 4 * 0.001)
 
 
 def test_the_rate_adds_what_the_bytes_take():
@@ -126,6 +134,49 @@ def test_a_small_cache_loses_what_came_too_early():
     result = run(found, dataclasses.replace(FAR, cache_size=4 * BLOCK), [Knows(range(40))])
     assert result.heuristics["knows"].wasted > 0
     assert result.seconds > run(found, FAR, [Knows(range(40))]).seconds
+
+
+def bundle_of(inodes, packed=BLOCK // 2):
+    return [Frame(packed, BLOCK, [(inode, 0, BLOCK)]) for inode in inodes]
+
+
+class TestStream:
+    def run(self, frames, scene=FAR, count=8, lead=0.0, work=0.02):
+        found = recording(chain(count, work=work), first_touches=True)
+        found.lead = lead
+        return run(found, scene, bundle=(frames, 4096))
+
+    def test_what_is_stored_in_time_asks_for_nothing(self):
+        result = self.run(bundle_of(range(8)), dataclasses.replace(FAR, rtt_ms=5), lead=0.1)
+        assert result.seconds == pytest.approx(7 * 0.02)
+        assert result.upcalls == result.blocks_fetched_late == 0
+        assert result.bytes_read == 4096 + 8 * BLOCK // 2
+
+    def test_what_is_on_its_way_is_waited_for(self):
+        """The index takes a round trip, and the frames another; HEAD_START is one and a half of them."""
+        result = self.run(bundle_of(range(8)), lead=HEAD_START)
+        assert (result.lates, result.hits, result.blocks_fetched_late) == (1, 0, 0)
+        assert result.seconds == pytest.approx(2 * 0.010 - HEAD_START + 7 * 0.02)
+
+    def test_before_the_index_is_there_nothing_is_known(self):
+        result = self.run(bundle_of(range(8)))
+        assert (result.lates, result.blocks_fetched_late) == (0, 1)
+
+    def test_what_it_has_not_is_read_as_ever(self):
+        result = self.run(bundle_of(range(0, 8, 2)), dataclasses.replace(FAR, rtt_ms=5), lead=1.0)
+        assert result.upcalls == result.blocks_fetched_late == 4
+        assert result.seconds == pytest.approx(4 * 0.005 + 7 * 0.02)
+
+    def test_the_rate_is_what_it_takes(self):
+        """A stream of 64 frames at 100 Mbit/s, and everything is wanted at once."""
+        result = self.run(
+            bundle_of(range(64)), dataclasses.replace(FAR, rate_mbit=100), count=64, work=0.0, lead=0.01
+        )
+        assert result.seconds == pytest.approx(64 * BLOCK / 2 * 8 / 100e6, rel=0.2)
+
+    def test_a_trace_of_reads_is_refused(self):
+        with pytest.raises(UserError, match="pages that are touched"):
+            run(recording(chain(3)), FAR, bundle=(bundle_of(range(3)), 4096))
 
 
 def test_a_heuristic_that_raises_does_not_end_the_boot():
