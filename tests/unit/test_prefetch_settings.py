@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from orioncache.prefetch import registry, settings
 from orioncache.prefetch.heuristics.sequential import Sequential
 from orioncache.prefetch.interface import Heuristic, count, number
 from orioncache.prefetch.settings import Choice
+from tests.unit.prefetch_views import TreeView
 
 SAME = [Choice("elf", {}), Choice("sequential", {"window": "2M", "trigger": "3"})]
 
@@ -143,3 +145,23 @@ def test_parsers_of_numbers():
     ):
         with pytest.raises(ValueError, match=text):
             parse(text)
+
+
+def test_the_worked_example_of_the_documentation_works():
+    """docs/prefetch.md's package: its class, its tunable, its candidates."""
+    text = Path("docs/prefetch.md").read_text()
+    source = text.split("```python\n", 1)[1].split("```", 1)[0]
+    project = tomllib.loads("[project]" + text.split("```toml\n[project]", 1)[1].split("```", 1)[0])
+    module, _, name = project["project"]["entry-points"][registry.GROUP]["pairs"].partition(":")
+    assert module == "orion_pairs"
+    scope: dict[str, object] = {}
+    exec(compile(source, "docs/prefetch.md", "exec"), scope)
+    kind = scope[name]
+    assert isinstance(kind, type) and issubclass(kind, Heuristic)
+
+    view = TreeView({"lib/cups.service": b"[Unit]\n", "etc/default/cups": b"A=1\n", "etc/cupsd": b"x"})
+    found = settings.create(kind, {"confidence": "0.9"})
+    given = list(found.on_access(view.access("lib/cups.service"), view))
+    assert view.paths(given) == ["etc/default/cups"]
+    assert [each.confidence for each in given] == [0.9]
+    assert list(found.on_access(view.access("lib/cups.service"), view)) == []
