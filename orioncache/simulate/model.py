@@ -31,12 +31,12 @@ class Costs:
     """
 
     answer_s: float = 4e-6
-    request_s: float = 110e-6
-    fetch_s: float = 2.4e-9
-    trip_s: float = 130e-6
-    upcall_s: float = 95e-6
-    copy_s: float = 2.6e-9
-    touch_s: float = 38e-6
+    request_s: float = 100e-6
+    fetch_s: float = 1.8e-9
+    trip_s: float = 120e-6
+    upcall_s: float = 60e-6
+    copy_s: float = 2.0e-9
+    touch_s: float = 37e-6
     unpack_s: float = 2.8e-9
     lookup_s: float = 20e-6
     heuristic_s: float = 0.0
