@@ -151,9 +151,8 @@ class Boot:
         self.clock.run()
         heuristics = {guard.name: guard for guard in self.prefetcher.guards}
         self.prefetcher.close()
-        for length in self._around_unused.values():
-            self._around.wasted += 1
-            self._around.wasted_bytes += length
+        for block in list(self._around_unused):
+            self._waste_around(block)
         counted = {
             name: Counted.of(self.prefetcher.scheduler.counts(name).as_dict(), guard.cut)
             for name, guard in heuristics.items()
@@ -355,6 +354,10 @@ class Boot:
 
     def _evicted(self, block: int) -> None:
         self.prefetcher.scheduler.gone(block)
+        self._waste_around(block)
+
+    def _waste_around(self, block: int) -> None:
+        """It was read around a miss, and is gone before anybody demanded it."""
         length = self._around_unused.pop(block, 0)
         if length:
             self._around.wasted += 1
@@ -416,6 +419,8 @@ class Boot:
         length = self.view.length(block)
         if not length:
             return False
+        # The store may have had no room for it the last time.
+        self._waste_around(block)
         self._around_bytes += length
         self._around_unused[block] = length
         self._around.issued += 1

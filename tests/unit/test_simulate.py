@@ -6,7 +6,7 @@ import random
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -232,6 +232,7 @@ def some_boot(seed, steps=60, files=20, **fields):
 
 
 @hypothesis_settings(max_examples=40, deadline=None)
+@example(6298, "none", False, 1 << 19)
 @given(
     st.integers(0, 10_000),
     st.sampled_from(["none", "sequential", "sequential:trigger=1:initial=1M"]),
