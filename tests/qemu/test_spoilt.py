@@ -55,14 +55,15 @@ def test_a_node_takes_damaged_blocks_from_another_server(tmp_path):
     sums = script(tmp_path / "sums", f"#!/bin/sh\ncd /\nmd5sum {' '.join(NEEDED)}\n")
     parser = argparse.ArgumentParser()
     configure(parser)
-    scene = prepare(parser.parse_args(["--workload", str(sums)]), "tcg", released=True)
+    variant = VARIANTS["orion"]
+    scene = prepare(parser.parse_args(["--workload", str(sums)]), "tcg", [variant])
     assert scene.release is not None
     spoilt = tmp_path / "initrd"
     spoilt.write_bytes(scene.initrd.read_bytes() + spoil(scene.release))
     scene = dataclasses.replace(scene, initrd=spoilt, append=[*scene.append, "orion.trace=on"])
 
     with virtual_clock(scene) as machine:
-        outcome = boot(machine(Run(VARIANTS["orion"], Link(0), 1)), tmp_path / "logs", BOOT)
+        outcome = boot(machine(Run(variant, Link(0), 1)), tmp_path / "logs", BOOT)
 
     assert outcome.error == "", outcome.console
     here = [f"{hashlib.md5((debian_root() / name).read_bytes()).hexdigest()}  {name}" for name in NEEDED]
