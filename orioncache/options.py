@@ -83,9 +83,13 @@ def _read_around(text: str) -> int:
     return value
 
 
+def is_role(text: str) -> bool:
+    """Whether a text can be the role of a node, which names a bundle's file."""
+    return 0 < len(text) < MAX_ROLE and not text.startswith(".") and set(text) <= ROLE_LETTERS
+
+
 def _role(text: str) -> str:
-    # orioncache.release.bundle has the same rule; what it imports takes too long here.
-    if not 0 < len(text) < MAX_ROLE or text.startswith(".") or not set(text) <= ROLE_LETTERS:
+    if not is_role(text):
         raise ValueError(f"'{text}' is no role: up to {MAX_ROLE - 1} of a-z 0-9 . _ -")
     return text
 

@@ -1,10 +1,9 @@
 """A bundle: what a boot will read, in the order of its reading, in one file beside the release.
 
-docs/profiles.md specifies the format; native/bundle.c is the node's reader. Nothing in the file is believed.
+docs/profiles.md specifies the format; native/bundle_file.c is the node's reader. Nothing in it is believed.
 """
 
 import os
-import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import NamedTuple
 from orioncache import native
 from orioncache.errors import UserError
 from orioncache.native import digests
+from orioncache.options import is_role
 
 MAGIC = b"ORIONBN\n"
 VERSION = 1
@@ -32,7 +32,6 @@ FOLDER = "bundles"
 SUFFIX = ".bundle"
 SIGNATURE_SUFFIX = ".bundle.sig"
 DEFAULT_ROLE = "default"
-_ROLE = re.compile(r"[a-z0-9_-][a-z0-9._-]{0,62}")
 
 _MEND = "orioncache release bundle writes it anew"
 
@@ -87,7 +86,7 @@ def check_role(text: str) -> str:
     Raises:
         UserError: it is not.
     """
-    if not _ROLE.fullmatch(text):
+    if not is_role(text):
         raise UserError(
             f"{text!r} is no role of a node", "use up to 63 of a-z 0-9 . _ -, not a dot at the beginning"
         )
@@ -114,7 +113,7 @@ def bundles(release: Path) -> list[Path]:
         path
         for path in found
         if path.name.endswith(SUFFIX)
-        and _ROLE.fullmatch(path.name.removesuffix(SUFFIX))
+        and is_role(path.name.removesuffix(SUFFIX))
         # Nothing that would have a reader wait.
         and path.is_file()
     ]
@@ -226,7 +225,7 @@ class Bundle:
             and payload == aligned(chunks_at + CHUNK.size * chunk_count)
             and payload + self.packed_bytes == self.size
             and self.boots >= 1
-            and _ROLE.fullmatch(name.decode("latin-1"))
+            and is_role(name.decode("latin-1"))
             and not any(reserved)
             and not any(manifest[digest_size:])
             and not any(digest[digest_size:])
