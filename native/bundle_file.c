@@ -59,16 +59,13 @@ static int check_header(const struct orion_bundle_header *header, size_t length,
 	return 0;
 }
 
+/* As a manifest's: of all bytes but those of the digest itself. */
 static int check_digest(const struct orion_bundle_header *header, const uint8_t *bytes, size_t length)
 {
-	const size_t before = offsetof(struct orion_bundle_header, digest);
 	uint8_t digest[ORION_DIGEST_MAX];
-	struct orion_hash hash;
 
-	orion_hash_begin(&hash, header->digest_kind);
-	orion_hash_add(&hash, bytes, before);
-	orion_hash_add(&hash, bytes + sizeof(*header), length - sizeof(*header));
-	orion_hash_end(&hash, digest);
+	_Static_assert(offsetof(struct orion_bundle_header, digest) == offsetof(struct orion_header, digest), "");
+	orion_manifest_digest(header->digest_kind, bytes, length, digest);
 	return memcmp(digest, header->digest, header->digest_size) == 0 ? 0 : -EBADMSG;
 }
 

@@ -33,16 +33,12 @@ static void open_sample(void)
 static void make_right(uint8_t *bytes, size_t length)
 {
 	struct orion_bundle_header *header = (struct orion_bundle_header *)bytes;
-	struct orion_hash hash;
 	uint8_t digest[ORION_DIGEST_MAX] = {0};
 
 	header->digest_kind = manifest.header->digest_kind;
 	header->digest_size = manifest.header->digest_size;
 	memcpy(header->manifest, manifest.header->digest, sizeof(header->manifest));
-	orion_hash_begin(&hash, header->digest_kind);
-	orion_hash_add(&hash, bytes, offsetof(struct orion_bundle_header, digest));
-	orion_hash_add(&hash, bytes + sizeof(*header), length - sizeof(*header));
-	orion_hash_end(&hash, digest);
+	orion_manifest_digest(header->digest_kind, bytes, length, digest);
 	memcpy(header->digest, digest, sizeof(digest));
 }
 
