@@ -59,6 +59,7 @@ struct orion_bundle {
 	uint8_t *bytes; /* of header and index */
 	size_t length;
 	struct orion_bundle_index index;
+	struct orion_kept_file file;
 	pthread_mutex_t lock; /* of what follows */
 	pthread_cond_t changed;
 	bool stopping, is_open; /* is_open: the index is there */
@@ -68,7 +69,6 @@ struct orion_bundle {
 	size_t in_flight, window;
 	uint64_t base_ns; /* the quickest piece */
 	struct orion_bundle_wait *waits;
-	int fd[ORION_SERVERS_MAX];
 	struct orion_bundle_statistics count;
 };
 
@@ -94,7 +94,7 @@ int orion_bundle_create(const struct orion_manifest *manifest, struct orion_upst
 	bundle->options = *options;
 	snprintf(bundle->path, sizeof(bundle->path), "bundles/%.*s.bundle", ORION_BUNDLE_ROLE_MAX, options->role);
 	bundle->window = WINDOW_FIRST;
-	memset(bundle->fd, 0xff, sizeof(bundle->fd)); /* -1: not open */
+	orion_kept_file_init(&bundle->file);
 	pthread_mutex_init(&bundle->lock, NULL);
 	pthread_cond_init(&bundle->changed, NULL);
 	*ret = bundle;
@@ -107,9 +107,7 @@ void orion_bundle_destroy(struct orion_bundle *bundle)
 		return;
 	for (uint32_t i = 0; i < bundle->frame_count; i++)
 		orion_block_release(bundle->frames[i].block);
-	for (uint32_t i = 0; i < ORION_SERVERS_MAX; i++)
-		if (bundle->fd[i] >= 0)
-			close(bundle->fd[i]);
+	orion_kept_file_close(&bundle->file);
 	free(bundle->frames);
 	orion_bundle_index_destroy(&bundle->index);
 	if (bundle->bytes)
@@ -148,29 +146,6 @@ static void tell_ready(struct orion_bundle_wait *ready)
 	}
 }
 
-/* Blocks. */
-static int open_on(struct orion_bundle *bundle, uint32_t server)
-{
-	pthread_mutex_lock(&bundle->lock);
-	int fd = bundle->fd[server];
-
-	pthread_mutex_unlock(&bundle->lock);
-	if (fd >= 0)
-		return fd;
-	fd = orion_upstreams_open(bundle->upstreams, server, bundle->path, O_NOFOLLOW | O_NONBLOCK);
-	if (fd < 0)
-		return fd;
-	pthread_mutex_lock(&bundle->lock);
-	if (bundle->fd[server] >= 0) {
-		close(fd);
-		fd = bundle->fd[server];
-	} else {
-		bundle->fd[server] = fd;
-	}
-	pthread_mutex_unlock(&bundle->lock);
-	return fd;
-}
-
 /* Reads so many bytes to a page's boundary, as O_DIRECT wants it; where they begin at ret. */
 static int read_packed(int fd, uint64_t offset, size_t length, uint8_t *scratch, const uint8_t **ret)
 {
@@ -196,7 +171,7 @@ static int run_piece(struct orion_job *job, uint32_t server)
 	struct piece *piece = (struct piece *)job;
 	struct orion_bundle *bundle = piece->bundle;
 	const struct orion_frame *frame = &bundle->index.frames[piece->first];
-	const int fd = open_on(bundle, server);
+	const int fd = orion_upstreams_keep(bundle->upstreams, server, &bundle->file, bundle->path, O_NOFOLLOW | O_NONBLOCK);
 	const uint8_t *packed = NULL;
 
 	if (fd < 0)

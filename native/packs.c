@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,15 +14,10 @@
 #define OTHER_DESCRIPTORS 256
 #define PACK_PATH sizeof("packs/0123456789abcdef0123456789abcdef.pack")
 
-struct files {
-	int fd[ORION_SERVERS_MAX]; /* -1: not open */
-};
-
 struct orion_packs {
 	const struct orion_manifest *manifest;
 	struct orion_upstreams *upstreams;
-	pthread_mutex_t lock; /* of what follows; never held while a file is opened */
-	struct files *files;
+	struct orion_kept_file *files;
 };
 
 static void allow_descriptors(rlim_t wanted)
@@ -50,10 +44,10 @@ int orion_packs_create(const struct orion_manifest *manifest, struct orion_upstr
 		free(packs);
 		return -ENOMEM;
 	}
-	memset(packs->files, 0xff, manifest->pack_count * sizeof(*packs->files));
+	for (uint32_t pack = 0; pack < manifest->pack_count; pack++)
+		orion_kept_file_init(&packs->files[pack]);
 	packs->manifest = manifest;
 	packs->upstreams = upstreams;
-	pthread_mutex_init(&packs->lock, NULL);
 	allow_descriptors((rlim_t)manifest->pack_count * orion_upstreams_count(upstreams) + OTHER_DESCRIPTORS);
 	*ret = packs;
 	return 0;
@@ -64,58 +58,43 @@ void orion_packs_destroy(struct orion_packs *packs)
 	if (!packs)
 		return;
 	for (uint32_t pack = 0; pack < packs->manifest->pack_count; pack++)
-		for (uint32_t server = 0; server < ORION_SERVERS_MAX; server++)
-			if (packs->files[pack].fd[server] >= 0)
-				close(packs->files[pack].fd[server]);
-	pthread_mutex_destroy(&packs->lock);
+		orion_kept_file_close(&packs->files[pack]);
 	free(packs->files);
 	free(packs);
 }
 
-static int open_anew(const struct orion_packs *packs, uint32_t pack, uint32_t server)
+static void name_pack(const struct orion_packs *packs, uint32_t pack, char ret[PACK_PATH])
 {
-	char path[PACK_PATH], *end = stpcpy(path, "packs/");
+	char *end = stpcpy(ret, "packs/");
 
 	for (int i = 0; i < 16; i++)
 		end += sprintf(end, "%02x", packs->manifest->packs[pack].id[i]);
 	strcpy(end, ".pack");
-	return orion_upstreams_open(packs->upstreams, server, path, 0);
 }
 
 int orion_packs_opened(struct orion_packs *packs, uint32_t pack, uint32_t server)
 {
-	pthread_mutex_lock(&packs->lock);
-	const int fd = packs->files[pack].fd[server];
-
-	pthread_mutex_unlock(&packs->lock);
-	return fd;
+	return orion_upstreams_kept(packs->upstreams, server, &packs->files[pack]);
 }
 
 int orion_packs_open(struct orion_packs *packs, uint32_t pack, uint32_t server)
 {
-	int fd = orion_packs_opened(packs, pack, server);
+	const int fd = orion_packs_opened(packs, pack, server);
+	char path[PACK_PATH];
 
 	if (fd >= 0)
 		return fd;
-	fd = open_anew(packs, pack, server);
-	if (fd < 0)
-		return fd;
-	pthread_mutex_lock(&packs->lock);
-	int *kept = &packs->files[pack].fd[server];
-
-	if (*kept >= 0) {
-		close(fd);
-		fd = *kept;
-	} else {
-		*kept = fd;
-	}
-	pthread_mutex_unlock(&packs->lock);
-	return fd;
+	name_pack(packs, pack, path);
+	return orion_upstreams_keep(packs->upstreams, server, &packs->files[pack], path, 0);
 }
 
 int orion_packs_reopen(struct orion_packs *packs, uint32_t pack, uint32_t server, int stale)
 {
-	const int fd = open_anew(packs, pack, server);
+	char path[PACK_PATH];
+
+	name_pack(packs, pack, path);
+
+	const int fd = orion_upstreams_open(packs->upstreams, server, path, 0);
 
 	if (fd < 0)
 		return fd;

@@ -524,6 +524,49 @@ int orion_upstreams_open(struct orion_upstreams *all, uint32_t number, const cha
 	return fd < 0 ? -errno : fd;
 }
 
+void orion_kept_file_init(struct orion_kept_file *kept)
+{
+	for (uint32_t server = 0; server < ORION_SERVERS_MAX; server++)
+		kept->fd[server] = -1;
+}
+
+void orion_kept_file_close(struct orion_kept_file *kept)
+{
+	for (uint32_t server = 0; server < ORION_SERVERS_MAX; server++)
+		if (kept->fd[server] >= 0)
+			close(kept->fd[server]);
+}
+
+int orion_upstreams_kept(struct orion_upstreams *all, uint32_t number, const struct orion_kept_file *kept)
+{
+	pthread_mutex_lock(&all->lock);
+	const int fd = kept->fd[number];
+
+	pthread_mutex_unlock(&all->lock);
+	return fd;
+}
+
+int orion_upstreams_keep(struct orion_upstreams *all, uint32_t number, struct orion_kept_file *kept, const char *path,
+			 int more)
+{
+	int fd = orion_upstreams_kept(all, number, kept);
+
+	if (fd >= 0)
+		return fd;
+	fd = orion_upstreams_open(all, number, path, more);
+	if (fd < 0)
+		return fd;
+	pthread_mutex_lock(&all->lock);
+	if (kept->fd[number] >= 0) {
+		close(fd);
+		fd = kept->fd[number];
+	} else {
+		kept->fd[number] = fd;
+	}
+	pthread_mutex_unlock(&all->lock);
+	return fd;
+}
+
 void orion_upstreams_count_read(struct orion_upstreams *all, uint32_t number, size_t bytes)
 {
 	pthread_mutex_lock(&all->lock);

@@ -94,6 +94,20 @@ int orion_upstreams_at_once(const struct orion_upstreams *upstreams, uint32_t se
 /* Opens a file below the server's directory for reading, with O_DIRECT where that is wanted and possible. more:
  * flags beside O_RDONLY. Blocks. */
 int orion_upstreams_open(struct orion_upstreams *upstreams, uint32_t server, const char *path, int more);
+
+/* One file on each server, opened when it is first needed, and kept open. */
+struct orion_kept_file {
+	int fd[ORION_SERVERS_MAX]; /* -1: not open */
+};
+
+void orion_kept_file_init(struct orion_kept_file *kept);
+void orion_kept_file_close(struct orion_kept_file *kept);
+/* Its descriptor on a server, which stays the kept file's; as orion_upstreams_open(). Any thread may ask. */
+int orion_upstreams_keep(struct orion_upstreams *upstreams, uint32_t server, struct orion_kept_file *kept,
+			 const char *path, int more);
+/* The same if it is open already, or -1; waits for nothing. */
+int orion_upstreams_kept(struct orion_upstreams *upstreams, uint32_t server, const struct orion_kept_file *kept);
+
 /* Counts a read, for the statistics. */
 void orion_upstreams_count_read(struct orion_upstreams *upstreams, uint32_t server, size_t bytes);
 
