@@ -514,6 +514,15 @@ static bool prepare(struct orion_bundle *bundle)
 	return true;
 }
 
+/* Lets the kernel read ahead again, and the mount be taken away. */
+static void leave_mount(struct orion_bundle *bundle)
+{
+	orion_readahead_write(bundle->readahead, ORION_READ_MAX);
+	if (bundle->readahead >= 0)
+		close(bundle->readahead);
+	close(bundle->root);
+}
+
 static void *run(void *argument)
 {
 	struct orion_bundle *bundle = argument;
@@ -527,10 +536,7 @@ static void *run(void *argument)
 			orion_bundle_names_destroy(names);
 		}
 	}
-	orion_readahead_write(bundle->readahead, ORION_READ_MAX);
-	if (bundle->readahead >= 0)
-		close(bundle->readahead);
-	close(bundle->root);
+	leave_mount(bundle);
 	return NULL;
 }
 
@@ -566,6 +572,8 @@ int orion_bundle_start(struct orion_bundle *bundle, struct orion_session *sessio
 
 	pthread_attr_destroy(&attributes);
 	bundle->runs = !error;
+	if (error)
+		leave_mount(bundle);
 	return -error;
 }
 
