@@ -76,7 +76,7 @@ struct piece {
 	struct orion_job job; /* first: the upstreams' */
 	struct orion_bundle *bundle;
 	uint32_t first, count; /* frames */
-	uint64_t asked_at;
+	uint64_t asked_at, traced;
 	size_t bytes; /* packed */
 	struct orion_block *blocks[PIECE_FRAMES]; /* when run() has ended: the good ones */
 };
@@ -223,6 +223,7 @@ static void finish_piece(struct orion_job *job, int error)
 		orion_events_tell(bundle->events, ORION_WARNING, "%s/%s: %s",
 				  orion_upstreams_source(bundle->upstreams, job->server), bundle->path,
 				  error == -EBADMSG ? "a frame does not match its digest" : strerrordesc_np(-error));
+	orion_trace_end(bundle->options.trace, piece->traced, error ? ORION_TRACE_ERROR : ORION_TRACE_HIT, piece->count);
 	pthread_mutex_lock(&bundle->lock);
 	bundle->in_flight -= piece->bytes;
 	if (!error) {
@@ -322,6 +323,16 @@ static void ask_for_more(struct orion_bundle *bundle)
 		bundle->in_flight += piece->bytes;
 		piece->asked_at = orion_now_ns();
 		pthread_mutex_unlock(&bundle->lock);
+		piece->traced = orion_trace_begin(bundle->options.trace, &(struct orion_trace_record){
+			.t_ns = piece->asked_at,
+			.offset = bundle->index.frames[piece->first].offset,
+			.length = (uint32_t)piece->bytes,
+			.inode = piece->first,
+			.pid = server,
+			.kind = ORION_TRACE_FETCH,
+			.reason = ORION_TRACE_BUNDLE,
+			.blocks_missed = piece->count,
+		});
 		orion_upstreams_submit(bundle->upstreams, server, &piece->job);
 		pthread_mutex_lock(&bundle->lock);
 	}

@@ -11,6 +11,7 @@
 #include "bundle_file.h"
 #include "events.h"
 #include "store.h"
+#include "trace.h"
 #include "upstream.h"
 
 #include <sys/uio.h>
@@ -22,6 +23,7 @@ struct orion_bundle_options {
 	const char *role; /* which bundle of the release */
 	bool signed_only; /* key is set */
 	uint8_t key[ORION_PUBLIC_KEY_SIZE]; /* whose signature it must have */
+	struct orion_trace *trace; /* where reads on servers are recorded; or NULL */
 	/* Whether somebody waits for bytes of a file just now: then they are not stored, as the kernel would wait too. */
 	bool (*is_in_flight)(void *context, uint32_t inode, uint64_t offset, uint32_t length);
 	void *context;

@@ -217,6 +217,7 @@ static int create_bundle(struct orion_engine *engine)
 	struct orion_bundle_options options = {
 		.role = engine->options.role,
 		.signed_only = engine->options.signed_only,
+		.trace = engine->trace,
 		.is_in_flight = is_in_flight,
 		.context = engine->served,
 	};
@@ -256,7 +257,7 @@ int orion_engine_load(struct orion_engine *engine)
 		error = -ENODEV;
 	if (!error)
 		error = orion_fetch_create(&engine->manifest, engine->store, engine->upstreams, engine->events,
-					   &(struct orion_fetch_options){engine->options.read_around},
+					   &(struct orion_fetch_options){engine->options.read_around, engine->trace},
 					   &engine->fetch);
 	if (!error)
 		error = orion_served_create(
@@ -347,6 +348,26 @@ struct orion_events *orion_engine_events(struct orion_engine *engine)
 struct orion_trace *orion_engine_trace(struct orion_engine *engine)
 {
 	return engine->trace;
+}
+
+struct orion_fetch *orion_engine_fetch(struct orion_engine *engine)
+{
+	return engine->fetch;
+}
+
+const struct orion_manifest *orion_engine_manifest(const struct orion_engine *engine)
+{
+	return &engine->manifest;
+}
+
+uint64_t orion_engine_round_trip(struct orion_engine *engine)
+{
+	return orion_upstreams_round_trip(engine->upstreams);
+}
+
+bool orion_engine_streams(struct orion_engine *engine)
+{
+	return engine->bundle && orion_bundle_streams(engine->bundle);
 }
 
 /* Whether waits may be longer than they are when all is well. */

@@ -67,6 +67,12 @@ struct orion_events *orion_engine_events(struct orion_engine *engine);
 struct orion_trace *orion_engine_trace(struct orion_engine *engine);
 /* The same as a file's bytes, for orion_trace_file_destroy(). After orion_engine_load(). -ENODATA if trace_limit is 0. */
 int orion_engine_trace_file(struct orion_engine *engine, uint8_t **ret, size_t *ret_length);
+/* For those who predict, after orion_engine_load(). */
+struct orion_fetch *orion_engine_fetch(struct orion_engine *engine);
+const struct orion_manifest *orion_engine_manifest(const struct orion_engine *engine);
+uint64_t orion_engine_round_trip(struct orion_engine *engine); /* ns of a small read; 0: not known */
+bool orion_engine_streams(struct orion_engine *engine); /* whether a bundle is still to come */
+
 /* Readable when the mount is gone. */
 int orion_engine_ended_fd(const struct orion_engine *engine);
 void orion_engine_statistics(struct orion_engine *engine, struct orion_engine_statistics *ret);

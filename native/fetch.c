@@ -40,6 +40,8 @@ struct attempt {
 	struct orion_fetch *fetch;
 	uint32_t tried; /* a bit for each server that has been asked, this one included */
 	uint32_t first, count; /* numbers of blocks */
+	enum orion_trace_reason reason;
+	uint64_t traced;
 	size_t bytes;
 	struct orion_block *blocks[ORION_RUN_BLOCKS]; /* before run(): none; after it: those that are good */
 };
@@ -51,6 +53,7 @@ struct orion_fetch {
 	struct orion_events *events;
 	struct orion_fetch_options options;
 	struct orion_packs *packs;
+	_Atomic bool keeps; /* also what the kernel has whole */
 	pthread_mutex_t lock; /* of what follows, and of slots' next, flight, block and read->missing while it is under way */
 	struct orion_flight *flights[BUCKETS];
 	size_t ahead_bytes; /* on their way */
@@ -323,12 +326,18 @@ static void tell_done(struct orion_slot *done)
 	}
 }
 
-static int ask(struct orion_fetch *fetch, uint32_t first, uint32_t count, uint32_t tried, bool urgent);
+/* Why blocks are asked for, and of whom first. */
+struct errand {
+	enum orion_trace_reason reason;
+	int server; /* -1: the current one */
+};
 
-/* How many bytes of a slot's the kernel will keep. */
-static uint32_t bytes_kept(const struct orion_slot *slot)
+static int ask(struct orion_fetch *fetch, uint32_t first, uint32_t count, uint32_t tried, struct errand errand);
+
+/* How many bytes of a slot's the kernel will keep in our place. */
+static uint32_t bytes_kept(const struct orion_fetch *fetch, const struct orion_slot *slot)
 {
-	return slot->read->kept ? slot->length : 0;
+	return slot->read->kept && !fetch->keeps ? slot->length : 0;
 }
 
 /* How much of a block the kernel will keep, as those who wait for it have asked. */
@@ -338,7 +347,7 @@ static uint32_t bytes_waited_for(struct orion_fetch *fetch, uint32_t number)
 
 	pthread_mutex_lock(&fetch->lock);
 	for (const struct orion_slot *slot = (*find_flight(fetch, number))->waiting; slot; slot = slot->next)
-		bytes += bytes_kept(slot);
+		bytes += bytes_kept(fetch, slot);
 	pthread_mutex_unlock(&fetch->lock);
 	return bytes;
 }
@@ -435,7 +444,7 @@ static void finish_attempt(struct orion_job *job, int error)
 			end++;
 		/* Who is asked next is told before the flight lands, if anybody can be. */
 		if (good || ours ||
-		    ask(fetch, attempt->first + i, end - i, attempt->tried, true)) {
+		    ask(fetch, attempt->first + i, end - i, attempt->tried, (struct errand){attempt->reason, -1})) {
 			pthread_mutex_lock(&fetch->lock);
 			for (uint32_t k = i; k < end; k++)
 				land(fetch, attempt->first + k, good ? attempt->blocks[k] : NULL, &done);
@@ -445,13 +454,18 @@ static void finish_attempt(struct orion_job *job, int error)
 		}
 		i = end;
 	}
+	orion_trace_end(fetch->options.trace, attempt->traced, error ? ORION_TRACE_ERROR : ORION_TRACE_HIT, attempt->count);
 	tell_done(done);
 }
 
 /* Asks the next server for a run of blocks that are in flight; -EIO if there is none. */
-static int ask(struct orion_fetch *fetch, uint32_t first, uint32_t count, uint32_t tried, bool urgent)
+static int ask(struct orion_fetch *fetch, uint32_t first, uint32_t count, uint32_t tried, struct errand errand)
 {
-	const int server = orion_upstreams_choose(fetch->upstreams, tried);
+	const bool is_wished = errand.server >= 0 && !(tried & 1u << errand.server) &&
+			       orion_upstreams_is_up(fetch->upstreams, (uint32_t)errand.server);
+	const int server = is_wished ? errand.server : orion_upstreams_choose(fetch->upstreams, tried);
+	/* Whoever waited for a bad server has waited long enough. */
+	const bool urgent = tried || errand.reason == ORION_TRACE_DEMAND;
 
 	if (server < 0)
 		return server;
@@ -465,9 +479,20 @@ static int ask(struct orion_fetch *fetch, uint32_t first, uint32_t count, uint32
 	attempt->tried = tried | 1u << server;
 	attempt->first = first;
 	attempt->count = count;
+	attempt->reason = errand.reason;
 	for (uint32_t i = 0; i < count; i++)
 		attempt->bytes += fetch->manifest->blocks[first + i].length;
 	attempt->job.measures = attempt->bytes <= SMALL_READ;
+	attempt->traced = orion_trace_begin(fetch->options.trace, &(struct orion_trace_record){
+		.t_ns = fetch->options.trace ? orion_now_ns() : 0,
+		.offset = fetch->manifest->blocks[first].offset,
+		.length = (uint32_t)attempt->bytes,
+		.inode = first,
+		.pid = (uint32_t)server,
+		.kind = ORION_TRACE_FETCH,
+		.reason = errand.reason,
+		.blocks_missed = count,
+	});
 	/* A demand that finds one of these flights promotes this job: it must not be gone, so before it can run. */
 	pthread_mutex_lock(&fetch->lock);
 	for (uint32_t i = 0; i < count; i++)
@@ -498,7 +523,7 @@ static bool goes_on(const struct orion_fetch *fetch, uint32_t first, uint32_t co
 }
 
 /* Asks for blocks that have flights now: ascending numbers. If it cannot even be asked for, the flights land. */
-static void depart(struct orion_fetch *fetch, const uint32_t *numbers, uint32_t total, bool urgent)
+static void depart(struct orion_fetch *fetch, const uint32_t *numbers, uint32_t total, struct errand errand)
 {
 	for (uint32_t i = 0; i < total;) {
 		size_t bytes = fetch->manifest->blocks[numbers[i]].length;
@@ -507,7 +532,7 @@ static void depart(struct orion_fetch *fetch, const uint32_t *numbers, uint32_t 
 		while (i + count < total && numbers[i + count] == numbers[i] + count &&
 		       goes_on(fetch, numbers[i], count, bytes))
 			bytes += fetch->manifest->blocks[numbers[i + count++]].length;
-		if (ask(fetch, numbers[i], count, 0, urgent)) {
+		if (ask(fetch, numbers[i], count, 0, errand)) {
 			struct orion_slot *done = NULL;
 
 			pthread_mutex_lock(&fetch->lock);
@@ -632,7 +657,7 @@ static void note_demand(struct orion_fetch *fetch, uint32_t number)
 /* A slot's block, held, if it is here. */
 static struct orion_block *stored(struct orion_fetch *fetch, const struct orion_slot *slot)
 {
-	struct orion_block *block = orion_store_get(fetch->store, digest_of(fetch, slot->number), bytes_kept(slot));
+	struct orion_block *block = orion_store_get(fetch->store, digest_of(fetch, slot->number), bytes_kept(fetch, slot));
 
 	/* In a hostile manifest another block may have this one's digest. What is fetched in its place will not. */
 	if (block && block->length != fetch->manifest->blocks[slot->number].length) {
@@ -732,7 +757,7 @@ static void read_around(struct orion_fetch *fetch, uint32_t first, uint32_t last
 	     blocks[number].length <= left && take_ahead(fetch, number, numbers, &count);)
 		left -= blocks[number++].length;
 	pthread_mutex_unlock(&fetch->lock);
-	depart(fetch, numbers, count, false);
+	depart(fetch, numbers, count, (struct errand){ORION_TRACE_AROUND, -1});
 }
 
 static int compare_numbers(const void *left, const void *right)
@@ -771,7 +796,7 @@ bool orion_fetch_read(struct orion_fetch *fetch, struct orion_read *read)
 		finish_read(read);
 	if (count) {
 		qsort(numbers, count, sizeof(*numbers), compare_numbers);
-		depart(fetch, numbers, count, true);
+		depart(fetch, numbers, count, (struct errand){ORION_TRACE_DEMAND, -1});
 		if (!alone)
 			read_around(fetch, numbers[0], numbers[count - 1]);
 	}
@@ -801,30 +826,64 @@ bool orion_fetch_cancel(struct orion_fetch *fetch, struct orion_read *read)
 	return cancelled;
 }
 
-void orion_fetch_prefetch(struct orion_fetch *fetch, const uint32_t *blocks, size_t total)
+void orion_fetch_prefetch(struct orion_fetch *fetch, uint32_t server, const uint32_t *blocks, size_t total,
+			  bool *departed)
 {
+	const struct errand errand = {ORION_TRACE_AHEAD, server < ORION_SERVERS_MAX ? (int)server : -1};
 	uint32_t numbers[ORION_RUN_BLOCKS], count;
+	bool room = true;
 
 	for (size_t i = 0; i < total;) {
-		bool room = true;
-
 		count = 0;
 		pthread_mutex_lock(&fetch->lock);
-		while (i < total && room && count < ORION_RUN_BLOCKS) {
-			room = blocks[i] >= fetch->manifest->block_count ||
-			       take_ahead(fetch, blocks[i], numbers, &count);
-			i += room;
+		for (; i < total && count < ORION_RUN_BLOCKS; i++) {
+			const uint32_t before = count;
+
+			/* When enough is on its way; the caller comes back. */
+			room = room && (blocks[i] >= fetch->manifest->block_count ||
+					take_ahead(fetch, blocks[i], numbers, &count));
+			departed[i] = count > before;
 		}
 		pthread_mutex_unlock(&fetch->lock);
-		depart(fetch, numbers, count, false);
-		if (!room)
-			return; /* Enough is on its way; the caller comes back. */
+		depart(fetch, numbers, count, errand);
 	}
+}
+
+enum orion_presence orion_fetch_find(struct orion_fetch *fetch, uint32_t block)
+{
+	if (block >= fetch->manifest->block_count)
+		return ORION_ABSENT;
+	/* Locked together: a block that lands is in the store before its flight ends. */
+	pthread_mutex_lock(&fetch->lock);
+	const bool comes = *find_flight(fetch, block), is_here = orion_store_has(fetch->store, digest_of(fetch, block));
+
+	pthread_mutex_unlock(&fetch->lock);
+	return is_here ? ORION_PRESENT : comes ? ORION_COMING : ORION_ABSENT;
+}
+
+struct orion_block *orion_fetch_peek(struct orion_fetch *fetch, uint32_t number)
+{
+	if (number >= fetch->manifest->block_count)
+		return NULL;
+	struct orion_block *block = orion_store_peek(fetch->store, digest_of(fetch, number));
+
+	/* As in stored(). */
+	if (block && block->length != fetch->manifest->blocks[number].length) {
+		orion_block_release(block);
+		return NULL;
+	}
+	return block;
+}
+
+void orion_fetch_keep(struct orion_fetch *fetch, bool keep)
+{
+	fetch->keeps = keep;
 }
 
 void orion_fetch_given(struct orion_fetch *fetch, uint32_t block)
 {
-	orion_store_given(fetch->store, digest_of(fetch, block));
+	if (!fetch->keeps)
+		orion_store_given(fetch->store, digest_of(fetch, block));
 }
 
 void orion_fetch_statistics(struct orion_fetch *fetch, struct orion_fetch_statistics *ret)

@@ -4,6 +4,7 @@
 
 #include "manifest.h"
 #include "store.h"
+#include "trace.h"
 #include "upstream.h"
 
 #include <sys/uio.h>
@@ -20,6 +21,7 @@ struct orion_flight;
 
 struct orion_fetch_options {
 	int64_t read_around; /* bytes, or ORION_READ_AROUND_AUTO */
+	struct orion_trace *trace; /* where reads on servers are recorded; or NULL */
 };
 
 struct orion_fetch_statistics {
@@ -77,9 +79,22 @@ bool orion_fetch_read(struct orion_fetch *fetch, struct orion_read *read);
 /* Gives a read up: true if done() will not be called any more; false if it was, or is being, called. */
 bool orion_fetch_cancel(struct orion_fetch *fetch, struct orion_read *read);
 
-/* Fetches blocks (numbers of the manifest) that nobody waits for yet, behind all that somebody waits for; those that
- * are here or on their way are left out. In the given order; neighbours are read together. */
-void orion_fetch_prefetch(struct orion_fetch *fetch, const uint32_t *blocks, size_t count);
+/* Fetches blocks (numbers of the manifest) that nobody waits for yet, from a server if it is up, behind all that somebody
+ * waits for. In the given order; neighbours are read together. departed[i]: whether blocks[i] did; those that are here, on
+ * their way or too many did not. */
+void orion_fetch_prefetch(struct orion_fetch *fetch, uint32_t server, const uint32_t *blocks, size_t count,
+			  bool *departed);
+
+enum orion_presence { ORION_ABSENT, ORION_COMING, ORION_PRESENT };
+
+/* Where a block is at this moment; ABSENT for what is none. */
+enum orion_presence orion_fetch_find(struct orion_fetch *fetch, uint32_t block);
+
+/* A block that is here as it is, held for the caller; or NULL. Counts as no use of it. */
+struct orion_block *orion_fetch_peek(struct orion_fetch *fetch, uint32_t block);
+
+/* Keeps blocks in the store also when the kernel has them whole: for those who look into them. */
+void orion_fetch_keep(struct orion_fetch *fetch, bool keep);
 
 /* The kernel's page cache has all of a block. */
 void orion_fetch_given(struct orion_fetch *fetch, uint32_t block);

@@ -360,6 +360,18 @@ void orion_store_given(struct orion_store *store, const uint8_t key[ORION_KEY_SI
 	pthread_mutex_unlock(&store->lock);
 }
 
+struct orion_block *orion_store_peek(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE])
+{
+	pthread_mutex_lock(&store->lock);
+	struct orion_item *item = orion_sieve_find(&store->raw, key);
+	struct orion_block *block = item ? ((struct raw *)item)->block : NULL;
+
+	if (block)
+		orion_block_hold(block);
+	pthread_mutex_unlock(&store->lock);
+	return block;
+}
+
 bool orion_store_has(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE])
 {
 	pthread_mutex_lock(&store->lock);

@@ -46,6 +46,9 @@ void orion_store_put(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE
 /* The kernel's page cache was given all of a block. */
 void orion_store_given(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE]);
 
+/* The block as orion_store_get() gives it, if it is here as it is; counts as no use of it. */
+struct orion_block *orion_store_peek(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE]);
+
 /* Whether orion_store_get() would find a block; counts as no use of it. */
 bool orion_store_has(struct orion_store *store, const uint8_t key[ORION_KEY_SIZE]);
 

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -26,8 +27,10 @@ struct orion_trace {
 	struct orion_trace_options options;
 	uint64_t started_ns;
 	int proc; /* -1: there was none */
+	int watch; /* an eventfd */
 	pthread_mutex_t lock; /* of what follows */
 	uint64_t told, lost;
+	bool woken; /* watch is readable already */
 	struct name names[NAMES];
 	struct orion_trace_record *records; /* number n at n % limit */
 };
@@ -49,7 +52,12 @@ int orion_trace_create(const struct orion_trace_options *options, struct orion_t
 	/* Pages that no record ever reaches are never taken. */
 	void *records = mmap(NULL, bytes_of(trace), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (records == MAP_FAILED) {
+	trace->watch = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (records == MAP_FAILED || trace->watch < 0) {
+		if (records != MAP_FAILED)
+			munmap(records, bytes_of(trace));
+		if (trace->watch >= 0)
+			close(trace->watch);
 		free(trace);
 		return -ENOMEM;
 	}
@@ -72,6 +80,7 @@ void orion_trace_destroy(struct orion_trace *trace)
 			close(trace->names[i].fd);
 	if (trace->proc >= 0)
 		close(trace->proc);
+	close(trace->watch);
 	munmap(trace->records, bytes_of(trace));
 	pthread_mutex_destroy(&trace->lock);
 	free(trace);
@@ -102,6 +111,13 @@ static void find_comm(struct orion_trace *trace, uint32_t pid, char ret[16])
 		ret[length - 1] = 0;
 }
 
+/* Locked: tells who follows, once until orion_trace_rest(). */
+static void wake(struct orion_trace *trace)
+{
+	if (!trace->woken)
+		trace->woken = eventfd_write(trace->watch, 1) == 0;
+}
+
 uint64_t orion_trace_begin(struct orion_trace *trace, const struct orion_trace_record *begun)
 {
 	if (!trace)
@@ -116,7 +132,9 @@ uint64_t orion_trace_begin(struct orion_trace *trace, const struct orion_trace_r
 		trace->lost += number >= trace->options.limit;
 		*record = *begun;
 		record->wait_ns = ORION_TRACE_WAITING;
-		find_comm(trace, record->pid, record->comm);
+		if (record->kind != ORION_TRACE_FETCH)
+			find_comm(trace, record->pid, record->comm);
+		wake(trace);
 	} else {
 		trace->lost++;
 	}
@@ -138,6 +156,22 @@ void orion_trace_end(struct orion_trace *trace, uint64_t number, enum orion_trac
 		record->outcome = (uint8_t)outcome;
 		record->blocks_missed = blocks_missed;
 	}
+	wake(trace);
+	pthread_mutex_unlock(&trace->lock);
+}
+
+int orion_trace_watch_fd(const struct orion_trace *trace)
+{
+	return trace->watch;
+}
+
+void orion_trace_rest(struct orion_trace *trace)
+{
+	eventfd_t count;
+
+	pthread_mutex_lock(&trace->lock);
+	eventfd_read(trace->watch, &count);
+	trace->woken = false;
 	pthread_mutex_unlock(&trace->lock);
 }
 

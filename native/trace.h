@@ -17,7 +17,19 @@
 /* In place of wait_ns: not answered yet. */
 #define ORION_TRACE_WAITING UINT64_MAX
 
-enum orion_trace_kind { ORION_TRACE_READ, ORION_TRACE_LOOKUP };
+enum orion_trace_kind {
+	ORION_TRACE_READ,
+	ORION_TRACE_LOOKUP,
+	ORION_TRACE_FETCH, /* not of the kernel: our own read on a server */
+};
+
+/* Of a fetch: what it was for. */
+enum orion_trace_reason {
+	ORION_TRACE_DEMAND, /* somebody waits for it */
+	ORION_TRACE_AROUND, /* it lies around what somebody waits for */
+	ORION_TRACE_AHEAD, /* a heuristic wants it */
+	ORION_TRACE_BUNDLE,
+};
 
 enum orion_trace_outcome {
 	ORION_TRACE_HIT, /* all bytes were in RAM */
@@ -26,18 +38,19 @@ enum orion_trace_outcome {
 	ORION_TRACE_ERROR, /* answered with an error, or given up by who asked */
 };
 
+/* A request; in brackets, what a fetch has in the same place. */
 struct orion_trace_record {
-	uint64_t t_ns; /* CLOCK_MONOTONIC when the request was here */
-	uint64_t offset; /* bytes from the file's beginning */
+	uint64_t t_ns; /* CLOCK_MONOTONIC when the request was here [when it was queued for the server] */
+	uint64_t offset; /* bytes from the file's beginning [in the pack, or the bundle] */
 	uint64_t wait_ns; /* from then to its answer; or ORION_TRACE_WAITING */
 	uint32_t length; /* bytes asked for, as far as the file goes */
-	uint32_t inode; /* in the manifest */
-	uint32_t pid; /* the thread's; 0: not known */
-	uint8_t kind, outcome;
-	uint16_t reserved;
-	char comm[16]; /* the thread's name, padded with NUL; empty: not known */
-	uint32_t blocks_missed; /* blocks of it that were not in RAM */
-	uint32_t reserved_2;
+	uint32_t inode; /* in the manifest [the first block's number, or the bundle's first frame] */
+	uint32_t pid; /* the thread's; 0: not known [the server's number] */
+	uint8_t kind, outcome; /* [ORION_TRACE_HIT: all is good, or ORION_TRACE_ERROR] */
+	uint16_t reason; /* 0 [enum orion_trace_reason] */
+	char comm[16]; /* the thread's name, padded with NUL; empty: not known [empty] */
+	uint32_t blocks_missed; /* blocks of it that were not in RAM [blocks, or frames, that it brings] */
+	uint32_t reserved;
 };
 
 _Static_assert(sizeof(struct orion_trace_record) == 64, "");
@@ -58,6 +71,10 @@ void orion_trace_destroy(struct orion_trace *trace); /* NULL is allowed */
 uint64_t orion_trace_begin(struct orion_trace *trace, const struct orion_trace_record *begun);
 /* Says how it went. A record that is not kept any more, and ORION_TRACE_NONE, are no error. */
 void orion_trace_end(struct orion_trace *trace, uint64_t number, enum orion_trace_outcome outcome, uint32_t blocks_missed);
+
+/* Readable when something has begun or ended since orion_trace_rest(), which is called before looking. */
+int orion_trace_watch_fd(const struct orion_trace *trace);
+void orion_trace_rest(struct orion_trace *trace);
 
 /* Copies records whose numbers are since or more, in order, as many as there is room for; how many. ret_next: the number
  * to go on with; it is larger than since and the count together if records in between are lost. */

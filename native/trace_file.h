@@ -9,7 +9,7 @@
 
 #define ORION_TRACE_MAGIC "ORIONTR\n"
 #define ORION_TRACE_NAMES_MAGIC "ORIONTN\n"
-#define ORION_TRACE_VERSION 1
+#define ORION_TRACE_VERSION 2
 
 #define ORION_TRACE_FIRST_TOUCHES 1u /* the kernel read nothing ahead, and was given nothing unasked */
 #define ORION_TRACE_DEGRADED 2u /* a server failed, a block was not what its digest says, or records are lost */

@@ -407,6 +407,15 @@ int orion_upstreams_choose(struct orion_upstreams *all, uint32_t tried)
 	return found;
 }
 
+bool orion_upstreams_is_up(struct orion_upstreams *all, uint32_t server)
+{
+	pthread_mutex_lock(&all->lock);
+	const bool is_up = server < all->count && all->servers[server].state == ORION_UP;
+
+	pthread_mutex_unlock(&all->lock);
+	return is_up;
+}
+
 bool orion_error_is_ours(int error)
 {
 	return error == -ECANCELED || error == -ENOMEM || error == -EMFILE || error == -ENFILE;

@@ -72,6 +72,7 @@ const char *orion_upstreams_source(const struct orion_upstreams *upstreams, uint
 /* The one place that says which server is asked: the current one, then those that are up, then suspects; never one
  * whose bit is set in tried. -EIO if none is left. */
 int orion_upstreams_choose(struct orion_upstreams *upstreams, uint32_t tried);
+bool orion_upstreams_is_up(struct orion_upstreams *upstreams, uint32_t server); /* false as well: there is none */
 /* What came of asking a server; mismatch: it answered with something else than what was asked for. */
 void orion_upstreams_report(struct orion_upstreams *upstreams, uint32_t server, bool ok, bool mismatch);
 /* Whether an error says nothing of a server: it is our own end, or what this process lacks; no other server helps. */

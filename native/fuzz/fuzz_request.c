@@ -205,6 +205,17 @@ static void check_answers(struct play *play)
 				      : play->asked[i].answers <= (play->asked[i].opcode == FUSE_INTERRUPT));
 }
 
+static void prefetch(struct play *play, const uint32_t *blocks, size_t count)
+{
+	bool *departed = calloc(count + 1, sizeof(*departed));
+
+	stage_require(departed);
+	orion_fetch_prefetch(play->stage.fetch, 1, blocks, count, departed);
+	for (size_t i = 0; i < count; i++)
+		orion_block_release(orion_fetch_peek(play->stage.fetch, blocks[i]));
+	free(departed);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 {
 	static bool is_set;
@@ -230,8 +241,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 		uint8_t *message = input_copy(&input, flags & LENGTH, &message_length);
 
 		if (flags & AHEAD)
-			orion_fetch_prefetch(play.stage.fetch, (uint32_t *)(void *)message,
-					     message_length / sizeof(uint32_t));
+			prefetch(&play, (uint32_t *)(void *)message, message_length / sizeof(uint32_t));
 		else
 			send_one(&play, message, message_length, flags & AS_IT_IS);
 		free(message);

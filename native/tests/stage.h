@@ -103,7 +103,8 @@ static inline void stage_open(struct stage *stage, const struct orion_manifest *
 						  options->direct) == 0);
 	}
 	stage_require(orion_fetch_create(&stage->manifest, stage->store, stage->upstreams, NULL,
-					 &(struct orion_fetch_options){options->read_around}, &stage->fetch) == 0);
+					 &(struct orion_fetch_options){options->read_around, options->served.trace},
+					 &stage->fetch) == 0);
 	stage_require(orion_served_create(&stage->manifest, stage->fetch, &options->served, &stage->served) == 0);
 	orion_served_options(stage->served, &session);
 	stage_require(orion_session_create(&session, &stage->session) == 0);

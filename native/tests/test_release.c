@@ -148,17 +148,25 @@ static void test_fetch_ahead_of_broken_blocks(void)
 	static const uint32_t numbers[] = {0, 1, 2, 3, 4, UINT32_MAX};
 	struct sample *sample = make_sample();
 	struct orion_fetch_statistics statistics;
+	bool departed[6];
 
 	sample->blocks[0].pack = 1;
 	sample->blocks[1].length = UINT32_MAX;
 	sample->blocks[2].offset = UINT64_MAX - 50;
 	open_stage(sample, STAGE_GOOD);
-	orion_fetch_prefetch(stage.fetch, numbers, sizeof numbers / sizeof *numbers);
+	orion_fetch_prefetch(stage.fetch, 0, numbers, sizeof numbers / sizeof *numbers, departed);
 	do {
 		sched_yield();
 		orion_fetch_statistics(stage.fetch, &statistics);
 	} while (statistics.flights);
 	CHECK(statistics.ahead_blocks == 1 && statistics.failed_blocks == 0);
+	for (int i = 0; i < 6; i++) {
+		struct orion_block *block = orion_fetch_peek(stage.fetch, numbers[i]);
+
+		CHECK(departed[i] == (i == 3) && !!block == departed[i]);
+		CHECK(orion_fetch_find(stage.fetch, numbers[i]) == (departed[i] ? ORION_PRESENT : ORION_ABSENT));
+		orion_block_release(block);
+	}
 	close_stage();
 	free(sample);
 }
@@ -198,11 +206,12 @@ static void test_end_while_servers_fail(void)
 	CHECK(orion_manifest_open((const uint8_t *)sample, sizeof *sample, &manifest) == 0);
 	for (int turn = 0; turn < 500; turn++) {
 		static const uint32_t numbers[] = {3, 2, 1, 0};
+		bool departed;
 
 		stage_open(&stage, &manifest, &options);
 		/* Each by itself, half of them on the one server, half on the other. */
 		for (int i = 0; i < 4; i++) {
-			orion_fetch_prefetch(stage.fetch, numbers + i, 1);
+			orion_fetch_prefetch(stage.fetch, UINT32_MAX, numbers + i, 1, &departed);
 			orion_upstreams_report(stage.upstreams, (uint32_t)i % 2, false, false);
 			orion_upstreams_report(stage.upstreams, (uint32_t)i % 2, true, false);
 		}

@@ -4,6 +4,7 @@
 #include "stage.h"
 #include "trace_file.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -75,6 +76,26 @@ static void test_newest_are_kept(void)
 	CHECK(counts.kept == 3 && counts.lost == 2);
 	CHECK(orion_trace_since(trace, 0, found, 4, &next) == 3 && next == 5);
 	CHECK(found[0].offset == 2 && found[2].offset == 4 && found[1].outcome == ORION_TRACE_MISS);
+	orion_trace_destroy(trace);
+}
+
+static bool is_woken(const struct orion_trace *trace)
+{
+	return poll(&(struct pollfd){.fd = orion_trace_watch_fd(trace), .events = POLLIN}, 1, 0) == 1;
+}
+
+static void test_watching(void)
+{
+	struct orion_trace *trace = trace_of(3, true);
+
+	CHECK(!is_woken(trace));
+	const uint64_t number = orion_trace_begin(trace, &(struct orion_trace_record){.offset = 1});
+
+	CHECK(is_woken(trace));
+	orion_trace_rest(trace);
+	CHECK(!is_woken(trace));
+	orion_trace_end(trace, number, ORION_TRACE_HIT, 0);
+	CHECK(is_woken(trace));
 	orion_trace_destroy(trace);
 }
 
@@ -196,19 +217,24 @@ static void test_requests(void)
 	read_from(&stage, SH, BLOCK + 100, 3 * BLOCK);
 	read_from(&stage, SH, BLOCK, 10); /* part of a block that is there now */
 	read_from(&stage, SPARSE, 0, BLOCK); /* a hole */
-	CHECK(orion_trace_since(trace, 0, found, 8, &next) == 4);
+	CHECK(orion_trace_since(trace, 0, found, 8, &next) == 5);
 	CHECK(found[0].kind == ORION_TRACE_LOOKUP && found[0].inode == SH && found[0].pid == (uint32_t)getpid());
 	CHECK(found[1].kind == ORION_TRACE_READ && found[1].inode == SH && found[1].offset == BLOCK + 100);
 	CHECK(found[1].length == BLOCK && found[1].outcome == ORION_TRACE_MISS && found[1].blocks_missed == 2);
 	CHECK(found[1].t_ns >= found[0].t_ns && found[1].wait_ns > 0 && *found[1].comm);
-	CHECK(found[2].outcome == ORION_TRACE_HIT && !found[2].blocks_missed && found[2].length == 10);
-	CHECK(found[3].outcome == ORION_TRACE_HIT && found[3].inode == SPARSE);
+	CHECK(found[2].kind == ORION_TRACE_FETCH && found[2].reason == ORION_TRACE_DEMAND);
+	CHECK(found[2].outcome == ORION_TRACE_HIT && found[2].wait_ns != ORION_TRACE_WAITING);
+	CHECK(found[2].inode == 1 && found[2].blocks_missed == 2 && !found[2].pid && !*found[2].comm);
+	CHECK(found[2].length == sample->blocks[1].length + sample->blocks[2].length);
+	CHECK(found[3].outcome == ORION_TRACE_HIT && !found[3].blocks_missed && found[3].length == 10);
+	CHECK(found[4].outcome == ORION_TRACE_HIT && found[4].inode == SPARSE);
 	stage_close(&stage);
 	close(stage.answers);
 	free(sample);
 	sample = open_stage(&stage, STAGE_DAMAGED, trace);
 	read_from(&stage, SH, 0, BLOCK);
-	CHECK(orion_trace_since(trace, next, found, 8, &next) == 1 && found[0].outcome == ORION_TRACE_ERROR);
+	CHECK(orion_trace_since(trace, next, found, 8, &next) == 2 && found[0].outcome == ORION_TRACE_ERROR);
+	CHECK(found[1].kind == ORION_TRACE_FETCH && found[1].outcome == ORION_TRACE_ERROR);
 	stage_close(&stage);
 	close(stage.answers);
 	free(sample);
@@ -223,6 +249,7 @@ static void test_late(void)
 	struct orion_trace *trace = trace_of(8, false);
 	struct orion_trace_record found[8];
 	struct stage stage;
+	bool departed;
 	char path[100];
 	uint64_t next;
 	struct sample *sample = open_stage(&stage, STAGE_GOOD, trace);
@@ -234,20 +261,22 @@ static void test_late(void)
 	const int pack = open(path, O_RDWR | O_CLOEXEC);
 
 	CHECK(signal(SIGIO, SIG_IGN) != SIG_ERR && pack >= 0 && fcntl(pack, F_SETLEASE, F_WRLCK) == 0);
-	orion_fetch_prefetch(stage.fetch, &block, 1);
+	orion_fetch_prefetch(stage.fetch, 0, &block, 1, &departed);
+	CHECK(departed && orion_fetch_find(stage.fetch, block) == ORION_COMING && !orion_fetch_peek(stage.fetch, block));
 	memcpy(request, &header, sizeof header);
 	memcpy(request + sizeof header, &in, sizeof in);
 	for (int i = 0; i < 2; i++)
 		CHECK(stage_send(&stage, request, sizeof request));
-	CHECK(orion_trace_since(trace, 0, found, 8, &next) == 2 && found[0].wait_ns == ORION_TRACE_WAITING);
+	CHECK(orion_trace_since(trace, 0, found, 8, &next) == 3 && found[2].wait_ns == ORION_TRACE_WAITING);
+	CHECK(found[0].kind == ORION_TRACE_FETCH && found[0].reason == ORION_TRACE_AHEAD && found[0].inode == block);
 	CHECK(orion_served_in_flight(stage.served) == 2);
 	CHECK(fcntl(pack, F_SETLEASE, F_UNLCK) == 0 && close(pack) == 0);
 	while (orion_served_in_flight(stage.served))
 		sched_yield();
 	stage_close(&stage);
 	close(stage.answers);
-	CHECK(orion_trace_since(trace, 0, found, 8, &next) == 2);
-	for (int i = 0; i < 2; i++)
+	CHECK(orion_trace_since(trace, 0, found, 8, &next) == 3 && found[0].outcome == ORION_TRACE_HIT);
+	for (int i = 1; i < 3; i++)
 		CHECK(found[i].outcome == ORION_TRACE_LATE && found[i].blocks_missed == 1 && found[i].wait_ns > 0);
 	free(sample);
 	orion_trace_destroy(trace);
@@ -279,11 +308,11 @@ static void check_file(const uint8_t *bytes, size_t left, const struct sample *s
 	uint64_t size;
 
 	memcpy(&header, take(&bytes, &left, sizeof header), sizeof header);
-	CHECK(memcmp(header.magic, ORION_TRACE_MAGIC, 8) == 0 && header.version == 1 && header.record_count == 4);
+	CHECK(memcmp(header.magic, ORION_TRACE_MAGIC, 8) == 0 && header.version == 2 && header.record_count == 5);
 	CHECK(header.flags == (ORION_TRACE_FIRST_TOUCHES | ORION_TRACE_DEGRADED) && header.lost == 1);
 	CHECK(header.block_size == BLOCK && strcmp(header.name, "sample") == 0 && strcmp(header.label, "1") == 0);
 	CHECK(memcmp(header.digest, sample->header.digest, sizeof header.digest) == 0);
-	take(&bytes, &left, 4 * sizeof(struct orion_trace_record));
+	take(&bytes, &left, 5 * sizeof(struct orion_trace_record));
 	CHECK(memcmp(take(&bytes, &left, 8), ORION_TRACE_NAMES_MAGIC, 8) == 0);
 	CHECK(take_u32(&bytes, &left) == 2 && take_u32(&bytes, &left) == SH);
 	memcpy(&length, take(&bytes, &left, sizeof length), sizeof length);
@@ -316,13 +345,18 @@ static void add_read(struct orion_trace *trace, enum inode inode, uint64_t offse
 
 static void test_file(void)
 {
-	struct orion_trace *trace = trace_of(5, false);
+	struct orion_trace *trace = trace_of(6, false);
 	struct sample *sample = make_sample();
 	struct orion_manifest manifest;
 	uint8_t *bytes;
 	size_t length;
 
 	CHECK(orion_manifest_open((const uint8_t *)sample, sizeof *sample, &manifest) == 0);
+	/* Its number is a block's, and names no file. */
+	const uint64_t fetch = orion_trace_begin(
+		trace, &(struct orion_trace_record){.kind = ORION_TRACE_FETCH, .inode = EMPTY, .length = 1});
+
+	orion_trace_end(trace, fetch, ORION_TRACE_HIT, 1);
 	add_read(trace, SPARSE, 100, BLOCK);
 	add_read(trace, SH, 2 * BLOCK, 100);
 	add_read(trace, SH, 0, 2 * BLOCK);
@@ -368,6 +402,7 @@ int main(void)
 	test_limits();
 	test_first_are_kept();
 	test_newest_are_kept();
+	test_watching();
 	test_names();
 	test_many_writers();
 	test_requests();

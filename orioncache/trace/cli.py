@@ -242,6 +242,7 @@ def run_stats(args: argparse.Namespace) -> int:
         f"sum {every['sum']:.1f}",
         f"            misses and late: p50 {waiting['p50']:.3f} ms, p95 {waiting['p95']:.3f}, "
         f"max {waiting['max']:.3f}, sum {waiting['sum']:.1f}",
+        f"  fetched   {_fetched(found['fetched'])}",
         "",
     ]
     print("\n".join(lines))
@@ -259,6 +260,17 @@ def run_stats(args: argparse.Namespace) -> int:
         _print_table((heading, "reads", "bytes", "not in RAM", "wait ms"), rows, right=(1, 2, 3, 4))
         print()
     return 0
+
+
+def _fetched(shares: dict[str, dict[str, int]]) -> str:
+    from orioncache.release.text import size  # noqa: PLC0415
+
+    parts = [
+        f"{reason}: {share['reads']:,} reads, {size(share['bytes'])}"
+        for reason, share in shares.items()
+        if share["reads"]
+    ]
+    return "; ".join(parts) or "nothing"
 
 
 def run_merge(args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from orioncache.trace.format import HIT, LATE, MISS, OUTCOMES, Record, Trace
+from orioncache.trace.format import HIT, LATE, MISS, OUTCOMES, REASONS, Record, Trace
 
 PAGE = 4096
 # Programs and files that are listed.
@@ -82,9 +82,20 @@ def figures(trace: Trace, top: int = TOP) -> dict[str, Any]:
         "hit_ratio": round(outcomes[HIT] / len(reads), 4) if reads else None,
         "wait_ms": waits(reads),
         "wait_ms_of_waiting": waits([record for record in reads if record.outcome in (MISS, LATE)]),
+        "fetched": _fetched(trace),
         "programs": [{"program": comm, **share.as_dict()} for comm, share in _largest(programs, top)],
         "paths": [{"path": trace.path(inode), **share.as_dict()} for inode, share in _largest(files, top)],
     }
+
+
+def _fetched(trace: Trace) -> dict[str, dict[str, int]]:
+    """Reads on servers, and their bytes, by what they were for."""
+    found = {reason: {"reads": 0, "bytes": 0} for reason in REASONS}
+    for fetch in trace.fetches:
+        share = found[REASONS[fetch.reason]]
+        share["reads"] += 1
+        share["bytes"] += fetch.length
+    return found
 
 
 def waits(records: Iterable[Record]) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """Trace files: read with every check, and written. docs/trace.md specifies the bytes.
 
+Version 1 had no fetches, and is read as well.
+
 Names and paths are bytes of any kind; here they are text with surrogate escapes, as in ``os.fsdecode``.
 """
 
@@ -14,14 +16,16 @@ from orioncache.errors import UserError
 
 MAGIC = b"ORIONTR\n"
 NAMES_MAGIC = b"ORIONTN\n"
-VERSION = 1
+VERSION = 2
 
 FIRST_TOUCHES = 1
 DEGRADED = 2
 
-READ, LOOKUP = 0, 1
+READ, LOOKUP, FETCH = range(3)
 HIT, MISS, LATE, ERROR = range(4)
 KINDS = ("read", "lookup")
+DEMAND, AROUND, AHEAD, BUNDLE = range(4)
+REASONS = ("demand", "read-around", "heuristics", "bundle")
 OUTCOMES = ("hit", "miss", "late", "error")
 
 # Bytes of a digest of each kind, as native/digest.h has them.
@@ -88,6 +92,33 @@ class Record(NamedTuple):
     blocks_missed: int
 
 
+class Fetch(NamedTuple):
+    """One of the engine's own reads on a server.
+
+    Attributes:
+        t_ns: when it was queued for the server, on the clock of :attr:`Trace.started_ns`.
+        offset: bytes from the beginning of the pack, or of the bundle.
+        took_ns: from then to its end.
+        length: bytes.
+        first: number in the manifest of its first block; of a bundle: of its first frame.
+        server: the server's number.
+        good: all that it brought is what its digest says.
+        reason: ``DEMAND`` (somebody waits), ``AROUND`` (around what somebody waits for), ``AHEAD`` (a
+            heuristic wants it), ``BUNDLE``.
+        blocks: how many follow each other from the first on; of a bundle: frames.
+    """
+
+    t_ns: int
+    offset: int
+    took_ns: int
+    length: int
+    first: int
+    server: int
+    good: bool
+    reason: int
+    blocks: int
+
+
 class TracedFile(NamedTuple):
     """A file of the release: its path without a leading slash (empty: none is known), and its bytes."""
 
@@ -119,6 +150,7 @@ class Trace:
         block_size: the release's, bytes.
         files: those that occur, by inode; empty in a file without that section.
         digests: of the blocks that occur, by inode and number in the file; None: a hole.
+        fetches: what was read on servers, by its time.
     """
 
     records: Sequence[Record]
@@ -133,6 +165,7 @@ class Trace:
     block_size: int
     files: Mapping[int, TracedFile]
     digests: Mapping[tuple[int, int], bytes | None]
+    fetches: Sequence[Fetch] = ()
 
     @property
     def reads(self) -> list[Record]:
@@ -224,7 +257,7 @@ class _Reader:
             raise UserError(f"{self.name} is no trace", WRONG_FILE)
         header = self.header()
         digest_size = DIGEST_SIZES[header.digest_kind]
-        records = self.records(header.record_count)
+        records, fetches = self.records(header)
         files: dict[int, TracedFile] = {}
         digests: dict[tuple[int, int], bytes | None] = {}
         if self.at < len(self.data):
@@ -246,14 +279,15 @@ class _Reader:
             block_size=header.block_size,
             files=files,
             digests=digests,
+            fetches=fetches,
         )
 
     def header(self) -> "_Header":
         """The header, checked."""
         header = _Header(*_HEADER.unpack(self.take(_HEADER.size, "the header")))
-        if header.version != VERSION:
+        if not 1 <= header.version <= VERSION:
             raise UserError(
-                f"{self.name} is a trace of version {header.version}; this program knows version {VERSION}",
+                f"{self.name} is a trace of version {header.version}; this program knows 1 to {VERSION}",
                 "use the program that wrote it",
             )
         if (header.header_size, header.record_size) != (_HEADER.size, _RECORD.size):
@@ -266,23 +300,30 @@ class _Reader:
             self.fail(f"blocks of {header.block_size} bytes")
         return header
 
-    def records(self, count: int) -> list[Record]:
-        """The records, sorted."""
+    def records(self, header: "_Header") -> tuple[list[Record], tuple[Fetch, ...]]:
+        """Requests and fetches, both sorted."""
+        count, kinds = header.record_count, (READ, LOOKUP, FETCH)[: header.version + 1]
         if count * _RECORD.size > len(self.data) - self.at:
             self.fail(f"it claims {count} records, and is too short for them")
-        found = []
+        found: list[Record] = []
+        fetches: list[Fetch] = []
         area = self.take(count * _RECORD.size, "the records")
         for number, fields in enumerate(_RECORD.iter_unpack(area)):
-            t_ns, offset, wait_ns, length, inode, pid, kind, outcome, _, comm, missed, _ = fields
-            if kind >= len(KINDS) or outcome >= len(OUTCOMES):
+            t_ns, offset, wait_ns, length, inode, pid, kind, outcome, reason, comm, missed, _ = fields
+            if kind not in kinds or outcome >= len(OUTCOMES) or reason >= len(REASONS):
                 self.fail(f"record {number} has kind {kind}, outcome {outcome}")
             if length > LENGTH_MAX or offset + length > SIZE_MAX:
                 self.fail(f"record {number} has {length} bytes at {offset}")
+            if kind == FETCH:
+                good = outcome == HIT
+                fetches.append(Fetch(t_ns, offset, wait_ns, length, inode, pid, good, reason, missed))
+                continue
             found.append(
                 Record(t_ns, offset, wait_ns, length, inode, pid, kind, outcome, _text(comm), missed)
             )
         found.sort(key=lambda record: record.t_ns)
-        return found
+        fetches.sort(key=lambda fetch: fetch.t_ns)
+        return found, tuple(fetches)
 
     def files(self) -> dict[int, TracedFile]:
         """The names' section, up to the blocks."""
@@ -341,7 +382,7 @@ def encode(trace: Trace) -> bytes:
                 _HEADER.size,
                 _RECORD.size,
                 flags,
-                len(trace.records),
+                len(trace.records) + len(trace.fetches),
                 trace.lost,
                 trace.started_ns,
                 trace.digest_kind,
@@ -356,6 +397,10 @@ def encode(trace: Trace) -> bytes:
         for record in trace.records:
             *numbers, comm, missed = record
             pieces.append(_RECORD.pack(*numbers, 0, _bytes(comm)[:15], missed, 0))
+        for fetch in trace.fetches:
+            *numbers, good, reason, blocks = fetch
+            outcome = HIT if good else ERROR
+            pieces.append(_RECORD.pack(*numbers, FETCH, outcome, reason, b"", blocks, 0))
         if trace.files or trace.digests or not trace.records:
             pieces += [NAMES_MAGIC, struct.pack("<I", len(trace.files))]
             for inode, file in sorted(trace.files.items()):

@@ -31,6 +31,11 @@ def merge(traces: Sequence[Trace], names: Sequence[str]) -> Trace:
         for trace in traces
         for record in trace.records
     ]
+    fetches = [
+        fetch._replace(t_ns=max(0, fetch.t_ns - trace.started_ns))
+        for trace in traces
+        for fetch in trace.fetches
+    ]
     return dataclasses.replace(
         first,
         records=sorted(moved, key=lambda record: record.t_ns),
@@ -40,6 +45,7 @@ def merge(traces: Sequence[Trace], names: Sequence[str]) -> Trace:
         lost=sum(trace.lost for trace in traces),
         files={inode: file for trace in traces for inode, file in trace.files.items()},
         digests={where: digest for trace in traces for where, digest in trace.digests.items()},
+        fetches=tuple(sorted(fetches, key=lambda fetch: fetch.t_ns)),
     )
 
 

@@ -52,4 +52,5 @@ def since(trace: Trace, began: int) -> Trace:
         started_ns=began,
         files={inode: file for inode, file in trace.files.items() if inode in inodes},
         digests={where: digest for where, digest in trace.digests.items() if where in blocks},
+        fetches=tuple(fetch for fetch in trace.fetches if fetch.t_ns >= began),
     )

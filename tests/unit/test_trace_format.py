@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from orioncache.errors import UserError
 from orioncache.trace import format
-from orioncache.trace.format import Part, decode, encode
+from orioncache.trace.format import AHEAD, Fetch, Part, decode, encode
 from tests.unit.traces import BLOCK, record, sample, traces
 
 HEADER = 256
@@ -48,6 +48,18 @@ def test_broken_bytes_are_told_or_harmless(trace, data):
         assert sum(part.length for part in found.parts(each)) == each.length
 
 
+def test_version_1_had_no_fetches():
+    plain, fetch = sample(), Fetch(5, 0, 10, 4096, 7, 0, good=True, reason=AHEAD, blocks=1)
+    data = bytearray(encode(plain))
+    data[8:12] = u32(1)
+    assert decode(bytes(data), "x") == plain
+    data = bytearray(encode(sample(fetches=(fetch,))))
+    assert decode(bytes(data), "x").fetches == (fetch,)
+    data[8:12] = u32(1)
+    with pytest.raises(UserError, match="kind 2"):
+        decode(bytes(data), "x")
+
+
 @given(st.binary(max_size=600))
 def test_any_bytes_are_no_trace(data):
     with pytest.raises(UserError):
@@ -70,7 +82,8 @@ def test_every_beginning_of_a_trace_is_told():
     [
         (b"", "is no trace"),
         (changed(0, b"ORIONMF\n"), "is no trace"),
-        (changed(8, u32(2)), "version 2; this program knows version 1"),
+        (changed(8, u32(3)), "version 3; this program knows 1 to 2"),
+        (changed(8, u32(0)), "version 0; this program knows 1 to 2"),
         (changed(12, u32(512)), "a header of 512 bytes"),
         (changed(16, u32(63)), "records of 63"),
         (changed(20, u32(4)), "unknown flags 0x4"),
@@ -79,7 +92,7 @@ def test_every_beginning_of_a_trace_is_told():
         (changed(216, u32(5000)), "blocks of 5000 bytes"),
         (changed(HEADER + 8, b"\xff" * 8), "bytes at 18446744073709551615"),
         (changed(HEADER + 24, u32((1 << 20) + 1)), "1048577 bytes at"),
-        (changed(HEADER + 36, b"\x02"), "record 0 has kind 2"),
+        (changed(HEADER + 36, b"\x03"), "record 0 has kind 3"),
         (changed(HEADER + 37, b"\x04"), "outcome 4"),
         (changed(HEADER + 28, u32(9)), "a record of inode 9, which is not there"),
         (changed(HEADER + 64 + 8, struct.pack("<Q", 3 * BLOCK)), "beyond the end of inode 1"),

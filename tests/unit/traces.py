@@ -11,7 +11,9 @@ from orioncache.trace.format import (
     LOOKUP,
     MISS,
     READ,
+    REASONS,
     SIZE_MAX,
+    Fetch,
     Record,
     Trace,
     TracedFile,
@@ -86,6 +88,18 @@ def traces(draw):
         records.append(
             Record(*numbers, draw(integers(1)), draw(integers(2)), draw(texts(15)), draw(integers(32)))
         )
+    fetches = st.builds(
+        Fetch,
+        integers(64),
+        st.integers(0, SIZE_MAX - LENGTH_MAX),
+        integers(64),
+        st.integers(0, LENGTH_MAX),
+        integers(32),
+        integers(32),
+        st.booleans(),
+        st.integers(0, len(REASONS) - 1),
+        integers(32),
+    )
     blocks = st.just({})
     if files:
         keys = st.tuples(st.sampled_from(sorted(files)), integers(32))
@@ -103,4 +117,5 @@ def traces(draw):
         block_size=1 << draw(st.integers(12, 20)),
         files=files,
         digests=draw(blocks),
+        fetches=tuple(sorted(draw(st.lists(fetches, max_size=3)), key=lambda each: each.t_ns)),
     )
