@@ -22,6 +22,10 @@ EXPLICIT = {
     "encodings.latin_1": "as above",
     "traceback": "to report an exception that nobody caught",
     "linecache": "as above",
+    **dict.fromkeys(
+        (f"orioncache.prefetch.heuristics.{name}" for name in ("elf", "script", "sequential", "successor")),
+        "imported by the name that the kernel command line gives",
+    ),
 }
 # Modules that must seem absent: their importers get by without.
 DROPPED = {

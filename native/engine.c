@@ -365,6 +365,16 @@ uint64_t orion_engine_round_trip(struct orion_engine *engine)
 	return orion_upstreams_round_trip(engine->upstreams);
 }
 
+int orion_engine_current(struct orion_engine *engine)
+{
+	return orion_upstreams_choose(engine->upstreams, 0);
+}
+
+void orion_engine_warn(struct orion_engine *engine, const char *text)
+{
+	orion_events_tell(engine->events, ORION_WARNING, "%s", text);
+}
+
 bool orion_engine_streams(struct orion_engine *engine)
 {
 	return engine->bundle && orion_bundle_streams(engine->bundle);

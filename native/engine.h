@@ -72,6 +72,8 @@ struct orion_fetch *orion_engine_fetch(struct orion_engine *engine);
 const struct orion_manifest *orion_engine_manifest(const struct orion_engine *engine);
 uint64_t orion_engine_round_trip(struct orion_engine *engine); /* ns of a small read; 0: not known */
 bool orion_engine_streams(struct orion_engine *engine); /* whether a bundle is still to come */
+int orion_engine_current(struct orion_engine *engine); /* the server that demand asks; -EIO: none */
+void orion_engine_warn(struct orion_engine *engine, const char *text); /* an event */
 
 /* Readable when the mount is gone. */
 int orion_engine_ended_fd(const struct orion_engine *engine);

@@ -46,6 +46,15 @@ struct attempt {
 	struct orion_block *blocks[ORION_RUN_BLOCKS]; /* before run(): none; after it: those that are good */
 };
 
+/* A block that somebody may still look into, although the kernel has it whole. Few of them: each is memory that the next
+ * block does not use again at once, and page faults in its place. */
+#define RECENT 16
+
+struct recent {
+	struct orion_block *block; /* held; NULL: none */
+	uint32_t number;
+};
+
 struct orion_fetch {
 	const struct orion_manifest *manifest;
 	struct orion_store *store;
@@ -53,12 +62,14 @@ struct orion_fetch {
 	struct orion_events *events;
 	struct orion_fetch_options options;
 	struct orion_packs *packs;
-	_Atomic bool keeps; /* also what the kernel has whole */
 	pthread_mutex_t lock; /* of what follows, and of slots' next, flight, block and read->missing while it is under way */
 	struct orion_flight *flights[BUCKETS];
 	size_t ahead_bytes; /* on their way */
 	bool *was_ahead; /* for each block: fetched speculatively, and not demanded since */
 	struct orion_fetch_statistics count;
+	bool remembers;
+	struct recent recent[RECENT]; /* what was read last */
+	uint32_t recent_next;
 };
 
 static const uint8_t zeros[1u << 20];
@@ -96,6 +107,7 @@ void orion_fetch_destroy(struct orion_fetch *fetch)
 {
 	if (!fetch)
 		return;
+	orion_fetch_remember(fetch, false);
 	pthread_mutex_destroy(&fetch->lock);
 	orion_packs_destroy(fetch->packs);
 	free(fetch->was_ahead);
@@ -284,6 +296,21 @@ static struct orion_flight **find_flight(struct orion_fetch *fetch, uint32_t num
 	return link;
 }
 
+/* Locked. */
+static void remember(struct orion_fetch *fetch, uint32_t number, struct orion_block *block)
+{
+	if (!fetch->remembers)
+		return;
+	for (uint32_t i = 0; i < RECENT; i++)
+		if (fetch->recent[i].block == block)
+			return;
+	struct recent *recent = &fetch->recent[fetch->recent_next++ % RECENT];
+
+	orion_block_release(recent->block);
+	orion_block_hold(block);
+	*recent = (struct recent){block, number};
+}
+
 /* Ends a flight: its block, or none, goes to all who wait. Locked; reads that are complete now are added to done. */
 static void land(struct orion_fetch *fetch, uint32_t number, struct orion_block *block, struct orion_slot **done)
 {
@@ -297,6 +324,8 @@ static void land(struct orion_fetch *fetch, uint32_t number, struct orion_block 
 	}
 	if (!block)
 		fetch->count.failed_blocks++;
+	else if (flight->waiting)
+		remember(fetch, number, block);
 	for (struct orion_slot *slot = flight->waiting, *next; slot; slot = next) {
 		next = slot->next;
 		slot->flight = NULL;
@@ -335,9 +364,9 @@ struct errand {
 static int ask(struct orion_fetch *fetch, uint32_t first, uint32_t count, uint32_t tried, struct errand errand);
 
 /* How many bytes of a slot's the kernel will keep in our place. */
-static uint32_t bytes_kept(const struct orion_fetch *fetch, const struct orion_slot *slot)
+static uint32_t bytes_kept(const struct orion_slot *slot)
 {
-	return slot->read->kept && !fetch->keeps ? slot->length : 0;
+	return slot->read->kept ? slot->length : 0;
 }
 
 /* How much of a block the kernel will keep, as those who wait for it have asked. */
@@ -347,7 +376,7 @@ static uint32_t bytes_waited_for(struct orion_fetch *fetch, uint32_t number)
 
 	pthread_mutex_lock(&fetch->lock);
 	for (const struct orion_slot *slot = (*find_flight(fetch, number))->waiting; slot; slot = slot->next)
-		bytes += bytes_kept(fetch, slot);
+		bytes += bytes_kept(slot);
 	pthread_mutex_unlock(&fetch->lock);
 	return bytes;
 }
@@ -657,7 +686,7 @@ static void note_demand(struct orion_fetch *fetch, uint32_t number)
 /* A slot's block, held, if it is here. */
 static struct orion_block *stored(struct orion_fetch *fetch, const struct orion_slot *slot)
 {
-	struct orion_block *block = orion_store_get(fetch->store, digest_of(fetch, slot->number), bytes_kept(fetch, slot));
+	struct orion_block *block = orion_store_get(fetch->store, digest_of(fetch, slot->number), bytes_kept(slot));
 
 	/* In a hostile manifest another block may have this one's digest. What is fetched in its place will not. */
 	if (block && block->length != fetch->manifest->blocks[slot->number].length) {
@@ -786,6 +815,8 @@ bool orion_fetch_read(struct orion_fetch *fetch, struct orion_read *read)
 			continue;
 		if (!slot->block && join(fetch, slot))
 			numbers[count++] = slot->number;
+		if (slot->block)
+			remember(fetch, slot->number, slot->block);
 		note_demand(fetch, slot->number);
 	}
 	const bool done = read->missing == 0, alone = read->alone;
@@ -867,6 +898,13 @@ struct orion_block *orion_fetch_peek(struct orion_fetch *fetch, uint32_t number)
 		return NULL;
 	struct orion_block *block = orion_store_peek(fetch->store, digest_of(fetch, number));
 
+	pthread_mutex_lock(&fetch->lock);
+	for (uint32_t i = 0; i < RECENT && !block; i++)
+		if (fetch->recent[i].block && fetch->recent[i].number == number) {
+			block = fetch->recent[i].block;
+			orion_block_hold(block);
+		}
+	pthread_mutex_unlock(&fetch->lock);
 	/* As in stored(). */
 	if (block && block->length != fetch->manifest->blocks[number].length) {
 		orion_block_release(block);
@@ -875,15 +913,20 @@ struct orion_block *orion_fetch_peek(struct orion_fetch *fetch, uint32_t number)
 	return block;
 }
 
-void orion_fetch_keep(struct orion_fetch *fetch, bool keep)
+void orion_fetch_remember(struct orion_fetch *fetch, bool remember)
 {
-	fetch->keeps = keep;
+	pthread_mutex_lock(&fetch->lock);
+	fetch->remembers = remember;
+	for (uint32_t i = 0; i < RECENT && !remember; i++) {
+		orion_block_release(fetch->recent[i].block);
+		fetch->recent[i].block = NULL;
+	}
+	pthread_mutex_unlock(&fetch->lock);
 }
 
 void orion_fetch_given(struct orion_fetch *fetch, uint32_t block)
 {
-	if (!fetch->keeps)
-		orion_store_given(fetch->store, digest_of(fetch, block));
+	orion_store_given(fetch->store, digest_of(fetch, block));
 }
 
 void orion_fetch_statistics(struct orion_fetch *fetch, struct orion_fetch_statistics *ret)

@@ -90,11 +90,11 @@ enum orion_presence { ORION_ABSENT, ORION_COMING, ORION_PRESENT };
 /* Where a block is at this moment; ABSENT for what is none. */
 enum orion_presence orion_fetch_find(struct orion_fetch *fetch, uint32_t block);
 
-/* A block that is here as it is, held for the caller; or NULL. Counts as no use of it. */
+/* A block that is in the store as it is, or is remembered, held for the caller; or NULL. Counts as no use of it. */
 struct orion_block *orion_fetch_peek(struct orion_fetch *fetch, uint32_t block);
 
-/* Keeps blocks in the store also when the kernel has them whole: for those who look into them. */
-void orion_fetch_keep(struct orion_fetch *fetch, bool keep);
+/* Remembers the blocks that were read last also when the kernel has them whole: for those who look into them. */
+void orion_fetch_remember(struct orion_fetch *fetch, bool remember);
 
 /* The kernel's page cache has all of a block. */
 void orion_fetch_given(struct orion_fetch *fetch, uint32_t block);

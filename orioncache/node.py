@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from orioncache.native.engine import Engine
     from orioncache.options import Options
+    from orioncache.prefetch.runner import Runner
 
 CONTROL_SOCKET = "/run/orion/control.sock"
 
@@ -68,16 +69,27 @@ def _serve(sources: Sequence[str], mountpoint: str, ready: Callable[[], None]) -
             log, control = _open_log(), listen(settings.control)
             _stay_alive()
             ready()
+            speculation = _speculate(engine, settings, len(sources))
             # What follows is for people, and slower to import than all before: not while a node boots.
             _sleep_until_needed(control, engine)
             from orioncache.fs.native_serving import ReleaseCache  # noqa: PLC0415
             from orioncache.kernel_log import log_to_kernel  # noqa: PLC0415
 
             log_to_kernel(log)
-            cache = ReleaseCache(engine, sources, mountpoint, settings, control=control, born=born)
+            cache = ReleaseCache(
+                engine, sources, mountpoint, settings, control=control, born=born, speculation=speculation
+            )
             cache.serve(lambda: None, stop_on=())
             return
     _serve_with_pyfuse3(sources, mountpoint, settings, ready)
+
+
+def _speculate(engine: Engine, settings: Options, servers: int) -> Runner | None:
+    if settings.heuristics in ("", "none"):
+        return None
+    from orioncache.prefetch.runner import start_beside  # noqa: PLC0415
+
+    return start_beside(engine, settings, servers)
 
 
 def _sleep_until_needed(control: int, engine: Engine) -> None:

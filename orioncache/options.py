@@ -83,6 +83,13 @@ def _read_around(text: str) -> int:
     return value
 
 
+def _heuristics(text: str) -> str:
+    from orioncache.prefetch.settings import parse  # noqa: PLC0415
+
+    parse(text)
+    return text
+
+
 def is_role(text: str) -> bool:
     """Whether a text can be the role of a node, which names a bundle's file."""
     return 0 < len(text) < MAX_ROLE and not text.startswith(".") and set(text) <= ROLE_LETTERS
@@ -154,6 +161,8 @@ class Options:
             round trip is worth.
         key: path of the public key that a release must be signed with; empty: none.
         verify: ``off`` believes a release although it is not signed with the key.
+        heuristics: what guesses which blocks of a release are wanted next, as docs/prefetch.md has it: names,
+            with tunables.
         bundle: the role whose bundle of a release is streamed while a node boots; ``off``: none.
         trace: ``on`` records each request to a release; ``touch`` has the kernel ask for each page when it is
             first touched, as well.
@@ -171,6 +180,7 @@ class Options:
     read_around: int = READ_AROUND_AUTO
     key: str = ""
     verify: str = "on"
+    heuristics: str = "none"
     bundle: str = "default"
     trace: str = "off"
     trace_records: int = 65536
@@ -205,6 +215,12 @@ OPTIONS: Sequence[Option] = (
     Option("read_around", _read_around, "SIZE", "what is read around a missing block of a release, or auto"),
     Option("key", str, "FILE", "public key that a release must be signed with"),
     Option("verify", _one_of("on", "off"), "on|off", "off: take a release that is not signed with the key"),
+    Option(
+        "heuristics",
+        _heuristics,
+        "LIST",
+        "what guesses the next blocks of a release, such as elf,script,sequential:window=4M; none",
+    ),
     Option("bundle", _role, "ROLE", "role of the node, whose bundle of a release is streamed; off for none"),
     Option(
         "trace",
@@ -251,9 +267,9 @@ def collect(
     values: dict[str, Any] = {}
     known = {option.field: option for option in OPTIONS}
 
-    def take(field: str, text: str, name: str) -> None:
+    def take(field: str, value: object, name: str) -> None:
         try:
-            values[field] = known[field].parse(text)
+            values[field] = known[field].parse(_as_text(field, value))
         except ValueError as error:
             raise UserError(
                 f"{name}: {error}", f"see {known[field].flag} in orioncache mount --help"
@@ -262,7 +278,7 @@ def collect(
     for key, value in _toml_items(toml):
         if key not in known:
             raise UserError(f"{toml}: unknown key '{key}'", f"known are {', '.join(known)}")
-        take(key, str(value), f"{toml}: {key}")
+        take(key, value, f"{toml}: {key}")
     for word in _kernel_words(command_line):
         key, _, text = word.partition("=")
         # The kernel takes - and _ in a name for the same.
@@ -276,6 +292,15 @@ def collect(
     for field, text in (flags or {}).items():
         take(field, text, known[field].flag)
     return Options(**values)
+
+
+def _as_text(field: str, value: object) -> str:
+    """A TOML value as a flag would have it: heuristics may be tables, the others are plain."""
+    if field != "heuristics" or not isinstance(value, dict):
+        return str(value)
+    from orioncache.prefetch.settings import from_toml  # noqa: PLC0415
+
+    return ",".join(map(str, from_toml(value)))
 
 
 def _kernel_words(line: str) -> Iterator[str]:

@@ -83,13 +83,19 @@ def _serve_release(
     """Serves a release with the native engine; False, having done nothing, if the sources are none."""
     from orioncache.fs import mounting, native_release  # noqa: PLC0415
     from orioncache.fs.native_serving import ReleaseCache  # noqa: PLC0415
+    from orioncache.prefetch.runner import check, start_beside  # noqa: PLC0415
     from orioncache.release.holding import hold_meanwhile  # noqa: PLC0415
 
+    check(settings)
     engine = native_release.start(sources, mountpoint, settings, mounting.mount)
     if engine is None:
         return False
     hold_meanwhile(sources)
-    ReleaseCache(engine, sources, mountpoint, settings).serve(ready, stop_on=ends)
+    speculation = start_beside(engine, settings, len(sources))
+    cache = ReleaseCache(engine, sources, mountpoint, settings, speculation=speculation)
+    cache.serve(ready, stop_on=ends)
+    if speculation is not None:
+        speculation.close()
     engine.close()
     return True
 

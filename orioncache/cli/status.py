@@ -84,6 +84,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"  found {hits:,} of {asked:,} blocks looked for; {cache['evictions']:,} evicted",
     ]
     text += _bundle(found.get("bundle") or {})
+    text += _prefetch(found.get("prefetch") or {})
     upcalls = sorted(found["fuse"]["upcalls"].items(), key=lambda item: -item[1])
     text += [
         "",
@@ -108,6 +109,24 @@ def _bundle(counts: dict[str, int]) -> list[str]:
         f"bundle: {state}, {counts['landed']:,} of {counts['frames']:,} frames{failed}; "
         f"{_bytes(counts['packed_bytes'])} read, {_bytes(counts['stored_bytes'])} given to the kernel",
     ]
+
+
+def _prefetch(found: dict[str, Any]) -> list[str]:
+    """What heuristics asked for, and what became of it; nothing where none are chosen."""
+    if not found:
+        return []
+    states = {
+        "waits": "no round trip so far that is worth it",
+        "runs": "at work",
+        "ended": "the boot is over",
+    }
+    text = ["", f"heuristics: {states[found['state']]}"]
+    for name, counts in found.get("heuristics", {}).items():
+        if counts["cut_off"]:
+            text.append(f"  {name}: cut off: {counts['cut_off']}")
+        figures = ", ".join(f"{counts[key]:,} {key}" for key in ("useful", "late", "wasted", "declined"))
+        text.append(f"  {name}: {counts['issued']:,} fetched, {figures}; {_bytes(counts['issued_bytes'])}")
+    return text
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 AGAIN = "copy the release to the server again, or build it again"
 UNSIGNED = "sign it with orioncache release sign, or say verify=off if you trust it as it is"
+# Requests that heuristics can be behind with, if no trace is asked for.
+FEED = 4096
 MENDS = {
     errno.EKEYREJECTED: UNSIGNED,
     errno.EPROTONOSUPPORT: "use the program that the release was built with, or a newer one",
@@ -47,6 +49,7 @@ def start(
     Raises:
         UserError: no server has a manifest that can be believed, or it cannot be mounted.
     """
+    speculates = options.heuristics not in ("", "none")
     key = read_public_key(options.key) if options.key and options.verify == "on" else None
     engine = Engine(
         cache_size=options.cache_size,
@@ -55,7 +58,8 @@ def start(
         readers=options.readers,
         read_around=options.read_around,
         key=key,
-        trace_records=0 if options.trace == "off" else options.trace_records,
+        trace_records=options.trace_records if options.trace != "off" else FEED if speculates else 0,
+        trace_newest=options.trace == "off",
         first_touches=options.trace == "touch",
         role=None if options.bundle == "off" else options.bundle,
     )

@@ -14,6 +14,7 @@ from orioncache.events import Events
 from orioncache.fs.mounting import unmount
 from orioncache.native.engine import Engine
 from orioncache.options import Options
+from orioncache.prefetch.runner import Runner
 
 
 class ReleaseCache:
@@ -34,6 +35,7 @@ class ReleaseCache:
         *,
         control: int | None = None,
         born: float | None = None,
+        speculation: Runner | None = None,
     ) -> None:
         """Takes over an engine that serves.
 
@@ -43,6 +45,7 @@ class ReleaseCache:
             mountpoint: where it is served.
             options: as given by the user.
             control: the listening control socket, if it has been made already.
+            speculation: what guesses beside it, if anything does.
             born: when the process began, on the clock of ``time.monotonic()``; None: /proc is asked.
         """
         self.sources = list(sources)
@@ -50,6 +53,7 @@ class ReleaseCache:
         self.options = options
         self._engine = engine
         self._control = control
+        self._speculation = speculation
         self._release = engine.release()
         self._started = time.monotonic()
         self._born = _process_start() if born is None else born
@@ -98,6 +102,7 @@ class ReleaseCache:
             "release": self._release,
             "options": vars(self.options),
             **figures,
+            "prefetch": self._speculation.statistics() if self._speculation is not None else None,
             "started_ms": {name: round(1000 * (at - self._born), 3) for name, at in moments.items() if at},
             "events": self._events.last(),
         }

@@ -12,12 +12,9 @@ from orioncache.native._orion import ffi, lib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
 READ_AROUND_AUTO: int = lib.ORION_READ_AROUND_AUTO
-# In place of a record's wait_ns: not answered yet (native/trace.h).
-WAITING = (1 << 64) - 1
-# Records that one call gives: 256 KiB.
-RECORDS_AT_ONCE = 4096
 
 SEVERITIES = ("info", "warning", "error")
 STATES = ("up", "suspect", "left out")
@@ -110,6 +107,11 @@ class Engine:
         _check(lib.orion_engine_create(options, created))
         self._engine = created[0]
         self._statistics = ffi.new("struct orion_engine_statistics *")
+
+    @property
+    def handle(self) -> Any:  # noqa: ANN401  # cffi's pointers have no types
+        """For other C functions; good until :meth:`close`."""
+        return self._engine
 
     def add(self, fd: int, source: str) -> None:
         """Adds the server whose release directory a descriptor (taken over) stands for."""
@@ -218,21 +220,6 @@ class Engine:
         finally:
             lib.orion_trace_file_destroy(made[0])
         return facts, data
-
-    def trace_records(self, since: int) -> tuple[bytes, int]:
-        """Records of 64 bytes from a number on, at most ``RECORDS_AT_ONCE``, and the number to go on with.
-
-        A record is there from its request's arrival; while it waits, its wait is ``WAITING`` and its outcome
-        means nothing. Without a trace there is none.
-        """
-        trace = lib.orion_engine_trace(self._engine)
-        if not trace:
-            return b"", since
-        records = ffi.new("struct orion_trace_record[]", RECORDS_AT_ONCE)
-        following = ffi.new("uint64_t *")
-        count = lib.orion_trace_since(trace, since, records, RECORDS_AT_ONCE, following)
-        size = ffi.sizeof("struct orion_trace_record")
-        return bytes(ffi.buffer(records, count * size)), int(following[0])
 
     def close(self) -> None:
         """Ends it; the mount must be gone."""

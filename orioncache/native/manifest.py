@@ -8,6 +8,7 @@ import os
 from typing import Any, NamedTuple
 
 from orioncache.native._orion import ffi, lib
+from orioncache.native.manifest_reader import ManifestReader, checked
 
 HOLE = (1 << 32) - 1
 
@@ -48,8 +49,8 @@ class Block(NamedTuple):
     digest: bytes | None
 
 
-class NativeManifest:
-    """An opened manifest."""
+class NativeManifest(ManifestReader):
+    """A manifest with all that can be asked of it."""
 
     def __init__(self, data: bytes) -> None:
         """Opens it.
@@ -60,8 +61,8 @@ class NativeManifest:
         # Memory of its own, because bytes objects need not be aligned to 8.
         self._bytes = ffi.new("uint64_t[]", len(data) // 8 + 1)
         ffi.memmove(self._bytes, data, len(data))
-        self._manifest = ffi.new("struct orion_manifest *")
-        _checked(lib.orion_manifest_open(ffi.cast("uint8_t *", self._bytes), len(data), self._manifest))
+        super().__init__(ffi.new("struct orion_manifest *"))
+        checked(lib.orion_manifest_open(ffi.cast("uint8_t *", self._bytes), len(data), self._manifest))
         self._digest_size = int.from_bytes(data[28:32], "little")
 
     @property
@@ -94,75 +95,45 @@ class NativeManifest:
 
     def inode(self, number: int) -> Inode:
         """An inode; ESTALE if there is none."""
-        found = self._inode(number)
+        found = super().inode(number)
         return Inode(**{field.name: getattr(found, field.name) for field in dataclasses.fields(Inode)})
-
-    def lookup(self, directory: int, name: bytes) -> int:
-        """What has this name in a directory; ENOENT, ENOTDIR, ENAMETOOLONG."""
-        found = ffi.new("uint32_t *")
-        _checked(lib.orion_manifest_lookup(self._manifest, directory, name, len(name), found))
-        return int(found[0])
 
     def entry(self, directory: int, position: int) -> Entry:
         """The entry at a position; ENOENT after the last."""
-        found = ffi.new("struct orion_name *")
-        _checked(lib.orion_manifest_entry(self._manifest, directory, position, found))
-        return Entry(bytes(ffi.buffer(found.text, found.length)), found.inode, found.type)
-
-    def target(self, number: int) -> bytes:
-        """A symlink's target; EINVAL for what is none."""
-        text, length = ffi.new("const char **"), ffi.new("size_t *")
-        _checked(lib.orion_manifest_target(self._manifest, number, text, length))
-        return bytes(ffi.buffer(text[0], length[0]))
+        found = super().entry(directory, position)
+        return Entry(found.name, found.inode, found.type)
 
     def xattr(self, number: int, name: bytes) -> bytes:
         """The value of an extended attribute; ENODATA."""
         value, length = ffi.new("const uint8_t **"), ffi.new("size_t *")
-        _checked(lib.orion_manifest_xattr(self._manifest, number, name, len(name), value, length))
+        checked(lib.orion_manifest_xattr(self._manifest, number, name, len(name), value, length))
         return bytes(ffi.buffer(value[0], length[0]))
 
     def xattrs(self, number: int) -> list[bytes]:
         """The names of the extended attributes."""
         name, length = ffi.new("const char **"), ffi.new("size_t *")
         names = []
-        for position in range(self._inode(number).xattr_count):
-            _checked(lib.orion_manifest_xattr_name(self._manifest, number, position, name, length))
+        for position in range(super().inode(number).xattr_count):
+            checked(lib.orion_manifest_xattr_name(self._manifest, number, position, name, length))
             names.append(bytes(ffi.buffer(name[0], length[0])))
         return names
 
     def block(self, number: int, file_block: int) -> Block:
         """Which block holds a part of a file; ENOENT beyond its end, EISDIR or EINVAL for what is no file."""
-        found = ffi.new("struct orion_block_of_file *")
-        _checked(lib.orion_manifest_block(self._manifest, number, file_block, found))
+        found = super().block(number, file_block)
         digest = bytes(ffi.buffer(found.digest, self._digest_size)) if found.digest else None
         return Block(found.number, found.length, found.offset, found.pack, digest)
 
     def allocated(self, number: int) -> int:
         """Bytes of a file that are no hole."""
-        return int(lib.orion_manifest_allocated(self._manifest, self._inode(number)))
+        return int(lib.orion_manifest_allocated(self._manifest, super().inode(number)))
 
     def file_digest(self, number: int) -> bytes:
         """The digest of a file's content, as the manifest has it."""
         found = ffi.new("uint8_t[]", lib.ORION_DIGEST_MAX)
-        _checked(lib.orion_manifest_file_digest(self._manifest, number, found))
+        checked(lib.orion_manifest_file_digest(self._manifest, number, found))
         return bytes(ffi.buffer(found, self._digest_size))
 
     def file_is_good(self, number: int) -> bool:
         """Whether that is what its blocks' digests add up to; takes time with the file's size."""
         return bool(lib.orion_manifest_file_verify(self._manifest, number) == 0)
-
-    def path(self, number: int) -> bytes:
-        """A path of an inode, from the root without a leading slash; ENOENT if it has none."""
-        found = ffi.new("char[]", 4096)
-        _checked(lib.orion_manifest_path(self._manifest, number, found, 4096))
-        return bytes(ffi.string(found))
-
-    def _inode(self, number: int) -> Any:  # noqa: ANN401  # cffi's structures have no types
-        found = ffi.new("const struct orion_inode **")
-        _checked(lib.orion_manifest_inode(self._manifest, number, found))
-        return found[0]
-
-
-def _checked(result: int) -> None:
-    if result:
-        raise OSError(-result, os.strerror(-result))

@@ -30,6 +30,7 @@ class Prefetcher:
     """What is fetched ahead during one boot. All calls come from one thread.
 
     Attributes:
+        view: of the release.
         scheduler: asked by :meth:`Scheduler.take` what departs, told what has landed.
         guards: the heuristics.
     """
@@ -52,7 +53,7 @@ class Prefetcher:
             servers: how many may be read from.
             limits: the scheduler's.
         """
-        self._view = view
+        self.view = view
         self._watchdog = Watchdog()
         self.guards = [Guard(each, tell, self._watchdog) for each in heuristics]
         self.scheduler = Scheduler(view.length, view.is_cached, servers=servers, limits=limits)
@@ -61,13 +62,13 @@ class Prefetcher:
     def begin(self, now: float) -> None:
         """The release is there."""
         for guard in self.guards:
-            self._offer(now, guard, guard.begin(self._view))
+            self._offer(now, guard, guard.begin(self.view))
 
     def accessed(self, now: float, access: Access) -> None:
         """A request was answered."""
         self._accesses += 1
         for guard in self.guards:
-            self._offer(now, guard, guard.on_access(access, self._view))
+            self._offer(now, guard, guard.on_access(access, self.view))
             if self._accesses % JUDGED_EACH == 0 and guard.judge(self.scheduler.counts(guard.name)):
                 self.scheduler.withdraw(guard.name)
 
@@ -75,7 +76,7 @@ class Prefetcher:
         """A speculative flight has brought its block."""
         self.scheduler.landed(now, block)
         for guard in self.guards:
-            self._offer(now, guard, guard.on_landed(block, self._view))
+            self._offer(now, guard, guard.on_landed(block, self.view))
 
     def close(self) -> None:
         """The boot is over."""

@@ -1,7 +1,7 @@
 """Which block departs next: one entry for each, by deadline, within window and budget, if it is worth it.
 
-Pure: no clock (every call is told the time, in seconds that never go back), no thread, no I/O. Whoever drives
-it tells what was demanded and landed, and asks :meth:`Scheduler.take` what shall depart.
+Pure: no clock (every call is told the time, in seconds), no thread, no I/O. Whoever drives it tells what was
+demanded and landed, and when, and asks :meth:`Scheduler.take` what shall depart.
 
 An entry's life:
 
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 ABSENT, QUEUED, FLYING, LANDED = 0, 1, 2, 3
 
+# From this round trip on native/fetch.c reads around a miss, too.
+WORTH = 0.0005
+
 LIMITS: Sequence[Tunable] = (
+    Tunable("trip", number(0, 10), WORTH, "seconds", "a shorter round trip is worth no speculation"),
     Tunable("floor", _size, 256 << 10, "bytes", "the smallest window of a server"),
     Tunable("cap", _size, 8 << 20, "bytes", "the largest window of a server"),
     Tunable(
@@ -155,7 +159,7 @@ class Scheduler:
         Args:
             length: bytes of a block; 0 if there is none.
             is_cached: whether a block is in RAM.
-            servers: how many may be read from; the first is the one that demand asks.
+            servers: how many may be read from; the first is the one that demand asks, until :meth:`prefer`.
             limits: values of some of ``LIMITS``, by name.
         """
         limits = limits or {}
@@ -164,6 +168,7 @@ class Scheduler:
         self._is_cached = is_cached
         cap = max(self._limits["cap"], 1 << 20)
         self.windows = [Window(min(max(self._limits["floor"], 128 << 10), cap), cap) for _ in range(servers)]
+        self._order = list(range(servers))
         self._delivered = [0] * servers
         self._demand_in_flight = [0] * servers
         self._entries: dict[int, _Entry] = {}
@@ -263,6 +268,12 @@ class Scheduler:
             taken.append((block, server))
             neighbour = block + 1, server
         return taken
+
+    def prefer(self, server: int) -> None:
+        """From now on demand asks this server, so others are asked after it."""
+        if self._order[0] != server and server in self._order:
+            self._order.remove(server)
+            self._order.insert(0, server)
 
     # What has happened.
 
@@ -398,10 +409,14 @@ class Scheduler:
         entry = self._entries.get(block)
         return ABSENT if entry is None else entry.state
 
+    def flying(self) -> list[int]:
+        """Blocks on their way speculatively, taken over or not."""
+        return [block for block, entry in self._entries.items() if entry.state == FLYING]
+
     @property
     def flights(self) -> int:
-        """Blocks on their way speculatively, taken over or not."""
-        return sum(entry.state == FLYING for entry in self._entries.values())
+        """How many these are."""
+        return len(self.flying())
 
     @property
     def waiting(self) -> int:
@@ -422,12 +437,13 @@ class Scheduler:
         )
 
     def _choose(self, length: int, neighbour: tuple[int, int] | None) -> int | None:
-        """The first server with room, in the caller's order; None if none has enough.
+        """The first server with room, the one that demand asks first; None if none has enough.
 
         A server that was not asked before has yet to open its files, which takes round trips: others are
         asked when those before them have enough to do.
         """
-        for server, window in enumerate(self.windows):
+        for server in self._order:
+            window = self.windows[server]
             is_new = neighbour is None or neighbour[1] != server
             if is_new and len(self._runs[server]) >= self._limits["flights"]:
                 continue

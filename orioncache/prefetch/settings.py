@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from orioncache.prefetch.interface import Heuristic
+    from orioncache.prefetch.interface import Heuristic, Tunable
 
 # More than anybody means; each costs time at each access.
 MOST = 32
+# Limits of the scheduler are set in the same grammar, under this name.
+SCHEDULER = "scheduler"
 
 
 class Choice:
@@ -94,24 +96,45 @@ def _add(choices: list[Choice], choice: Choice) -> None:
     choices.append(choice)
 
 
+def split(choices: Sequence[Choice]) -> tuple[list[Choice], dict[str, str]]:
+    """The heuristics of a choice, and what it says of the scheduler, which is named like one of them."""
+    limits = [choice.settings for choice in choices if choice.name == SCHEDULER]
+    return [choice for choice in choices if choice.name != SCHEDULER], limits[0] if limits else {}
+
+
+def limits(texts: Mapping[str, str]) -> dict[str, Any]:
+    """The scheduler's limits as values.
+
+    Raises:
+        UserError: one is not known, or its value does not parse.
+    """
+    from orioncache.prefetch.scheduler import LIMITS  # noqa: PLC0415
+
+    return _values(SCHEDULER, LIMITS, texts)
+
+
 def create(kind: type[Heuristic], texts: Mapping[str, str]) -> Heuristic:
     """A heuristic of a kind with these values.
 
     Raises:
         UserError: a tunable is not known, or its value does not parse.
     """
-    known = {tunable.name: tunable for tunable in kind.tunables}
+    return kind(_values(kind.name, kind.tunables, texts))
+
+
+def _values(owner: str, tunables: Sequence[Tunable], texts: Mapping[str, str]) -> dict[str, Any]:
+    known = {tunable.name: tunable for tunable in tunables}
     values: dict[str, Any] = {}
     for name, text in texts.items():
         if name not in known:
             raise UserError(
-                f"{kind.name}: unknown tunable '{name}'", f"known are {_list(sorted(known)) or 'none'}"
+                f"{owner}: unknown tunable '{name}'", f"known are {_list(sorted(known)) or 'none'}"
             )
         try:
             values[name] = known[name].parse(text)
         except ValueError as error:
-            raise UserError(f"{kind.name}:{name}: {error}", "see orioncache prefetch list") from None
-    return kind(values)
+            raise UserError(f"{owner}:{name}: {error}", "see orioncache prefetch list") from None
+    return values
 
 
 def _list(names: Sequence[str]) -> str:

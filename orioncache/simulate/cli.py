@@ -134,7 +134,8 @@ def points_of(args: argparse.Namespace) -> list[Point]:
         ) from None
     if args.profile is not None:
         choices.append(settings.Choice("profile", {"file": str(args.profile)}))
-    point = Point(Scene(), choices)
+    choices, limits = settings.split(choices)
+    point = Point(Scene(), choices, limits)
     for name in ("rate", "servers", "readers", "cache-size", "read-around"):
         text = getattr(args, name.replace("-", "_"))
         if text is not None:
@@ -142,7 +143,7 @@ def points_of(args: argparse.Namespace) -> list[Point]:
     parameters = [_parameter(text) for text in args.sweep]
     if not any(name == "rtt" for name, _ in parameters):
         parameters.append(("rtt", args.rtt.split(",")))
-    return sweep(Point(point.scene, choices, bundle=args.bundle), parameters)
+    return sweep(Point(point.scene, choices, limits, bundle=args.bundle), parameters)
 
 
 def _parameter(text: str) -> tuple[str, list[str]]:

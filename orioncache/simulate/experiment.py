@@ -12,7 +12,6 @@ from orioncache import options
 from orioncache.errors import UserError
 from orioncache.prefetch import registry, settings
 from orioncache.prefetch.prefetcher import create
-from orioncache.prefetch.scheduler import LIMITS
 from orioncache.simulate.boot import Boot, SimulatedView
 from orioncache.simulate.bounds import Bounds, bounds
 from orioncache.simulate.loading import load, view_of
@@ -153,16 +152,7 @@ def limits_of(point: Point) -> dict[str, Any]:
     Raises:
         UserError: one is not known, or does not parse.
     """
-    known = {limit.name: limit for limit in LIMITS}
-    found: dict[str, Any] = {}
-    for name, text in point.limits.items():
-        if name not in known:
-            raise UserError(f"the scheduler has no limit '{name}'", f"known are {', '.join(known)}")
-        try:
-            found[name] = known[name].parse(text)
-        except ValueError as error:
-            raise UserError(f"scheduler.{name}: {error}", "see orioncache prefetch list") from None
-    return found
+    return settings.limits(point.limits)
 
 
 def simulate(recording: Recording, view: SimulatedView, point: Point) -> Result:

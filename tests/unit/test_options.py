@@ -22,6 +22,7 @@ SAMPLES = {
     "read_around": ("256K", 256 << 10),
     "key": ("/etc/release.pub", "/etc/release.pub"),
     "verify": ("off", "off"),
+    "heuristics": ("elf,script:scan=64K", "elf,script:scan=64K"),
     "bundle": ("kiosk", "kiosk"),
     "trace": ("touch", "touch"),
     "trace_records": ("1000", 1000),
