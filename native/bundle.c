@@ -414,7 +414,7 @@ static int check_signature(struct orion_bundle *bundle, uint32_t server)
 
 	snprintf(path, sizeof(path), "%s.sig", bundle->path);
 
-	int error = orion_upstreams_fetch(bundle->upstreams, server, path, ORION_SIGNATURE_SIZE, 0, &signature, &length);
+	int error = orion_upstreams_fetch(bundle->upstreams, server, path, ORION_SIGNATURE_SIZE, 0, NULL, &signature, &length);
 
 	if (error)
 		return error;
@@ -432,8 +432,8 @@ static int load_from(struct orion_bundle *bundle, uint32_t server)
 	size_t want = INDEX_FIRST;
 
 	for (int turn = 0; turn < 2; turn++) {
-		int error = orion_upstreams_fetch(bundle->upstreams, server, bundle->path, SIZE_MAX, want, &bundle->bytes,
-						  &bundle->length);
+		int error = orion_upstreams_fetch(bundle->upstreams, server, bundle->path, SIZE_MAX, want, &bundle->file,
+						  &bundle->bytes, &bundle->length);
 
 		if (error)
 			return error;

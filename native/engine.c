@@ -36,6 +36,7 @@ struct orion_engine {
 	bool checks; /* the checker was started */
 	uint64_t loaded_at, verified_at;
 	char sources[ORION_SERVERS_MAX][256];
+	uint64_t mounted_when[ORION_SERVERS_MAX];
 	char problem[512];
 };
 
@@ -101,9 +102,11 @@ int orion_engine_add(struct orion_engine *engine, int fd, const char *source)
 	const uint32_t number = orion_upstreams_count(engine->upstreams);
 	const int error = orion_upstreams_add(engine->upstreams, fd, source, orion_is_on_nfs(fd));
 
-	if (!error)
-		snprintf(engine->sources[number], sizeof(engine->sources[number]), "%s", source);
-	return error;
+	if (error)
+		return error;
+	snprintf(engine->sources[number], sizeof(engine->sources[number]), "%s", source);
+	engine->mounted_when[number] = orion_mounted_when(fd);
+	return 0;
 }
 
 __attribute__((format(printf, 3, 4))) static int fail(struct orion_engine *engine, int error, const char *format, ...)
@@ -121,7 +124,7 @@ static int check_signature(struct orion_engine *engine, uint32_t server, const s
 	const char *source = engine->sources[server];
 	uint8_t *signature;
 	size_t length;
-	int error = orion_upstreams_fetch(engine->upstreams, server, "manifest.sig", ORION_SIGNATURE_SIZE, 0,
+	int error = orion_upstreams_fetch(engine->upstreams, server, "manifest.sig", ORION_SIGNATURE_SIZE, 0, NULL,
 					  &signature, &length);
 
 	if (error == -ENOENT)
@@ -151,7 +154,7 @@ static bool has_packs(struct orion_engine *engine, uint32_t server)
 	uint8_t *bytes;
 	size_t length;
 
-	return orion_upstreams_fetch(engine->upstreams, server, "packs", 0, 0, &bytes, &length) == -EISDIR;
+	return orion_upstreams_fetch(engine->upstreams, server, "packs", 0, 0, NULL, &bytes, &length) == -EISDIR;
 }
 
 /* Gets one server's manifest, and believes it or not. -ENOENT: there is a plain tree. */
@@ -161,7 +164,8 @@ static int load_from(struct orion_engine *engine, uint32_t server)
 	struct orion_manifest manifest;
 	uint8_t *bytes;
 	size_t length;
-	int error = orion_upstreams_fetch(engine->upstreams, server, "manifest", MANIFEST_MOST, 0, &bytes, &length);
+	int error = orion_upstreams_fetch(engine->upstreams, server, "manifest", MANIFEST_MOST, 0, NULL, &bytes,
+					  &length);
 
 	if (is_no_manifest(error) || (error == -ENODATA && !has_packs(engine, server)))
 		return fail(engine, -ENOENT, "%s is no release", source);
@@ -232,16 +236,33 @@ static int create_bundle(struct orion_engine *engine)
 	return error;
 }
 
+/* Servers as they were mounted: the initramfs begins to read the manifest of the first one while it mounts the others
+ * (nfsmount -a), and its connection has found its pace by then. */
+static void order_servers(const struct orion_engine *engine, uint32_t count, uint32_t ret[ORION_SERVERS_MAX])
+{
+	for (uint32_t server = 0; server < count; server++) {
+		uint32_t at = server;
+
+		for (; at > 0 && engine->mounted_when[ret[at - 1]] > engine->mounted_when[server]; at--)
+			ret[at] = ret[at - 1];
+		ret[at] = server;
+	}
+}
+
 int orion_engine_load(struct orion_engine *engine)
 {
 	const uint32_t count = orion_upstreams_count(engine->upstreams);
+	uint32_t order[ORION_SERVERS_MAX];
 	char problem[sizeof(engine->problem)] = "";
 	int error = 0;
 
-	for (uint32_t server = 0; server < count; server++) {
+	order_servers(engine, count, order);
+	for (uint32_t i = 0; i < count; i++) {
+		const uint32_t server = order[i];
 		const int result = load_from(engine, server);
 
 		if (!result) {
+			orion_upstreams_prefer(engine->upstreams, server);
 			error = 0;
 			break;
 		}
@@ -259,6 +280,8 @@ int orion_engine_load(struct orion_engine *engine)
 		error = orion_fetch_create(&engine->manifest, engine->store, engine->upstreams, engine->events,
 					   &(struct orion_fetch_options){engine->options.read_around, engine->trace},
 					   &engine->fetch);
+	if (!error)
+		orion_fetch_prepare(engine->fetch, engine->from);
 	if (!error)
 		error = orion_served_create(
 			&engine->manifest, engine->fetch,
@@ -292,7 +315,7 @@ static void *check_others(void *argument)
 			continue;
 		/* The header has the digest of all the rest. */
 		const int error = orion_upstreams_fetch(engine->upstreams, server, "manifest", MANIFEST_MOST,
-							sizeof(struct orion_header), &bytes, &length);
+							sizeof(struct orion_header), NULL, &bytes, &length);
 
 		if (is_no_manifest(error)) {
 			orion_upstreams_leave_out(engine->upstreams, server);
@@ -310,6 +333,8 @@ static void *check_others(void *argument)
 			orion_upstreams_leave_out(engine->upstreams, server);
 			orion_events_tell(engine->events, ORION_WARNING, "%s is left out: it has another release than %s",
 					  engine->sources[server], engine->sources[engine->from]);
+		} else {
+			orion_fetch_prepare(engine->fetch, server);
 		}
 		munmap(bytes, length);
 	}

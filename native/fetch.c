@@ -924,6 +924,11 @@ void orion_fetch_remember(struct orion_fetch *fetch, bool remember)
 	pthread_mutex_unlock(&fetch->lock);
 }
 
+void orion_fetch_prepare(struct orion_fetch *fetch, uint32_t server)
+{
+	orion_packs_open_early(fetch->packs, server);
+}
+
 void orion_fetch_given(struct orion_fetch *fetch, uint32_t block)
 {
 	orion_store_given(fetch->store, digest_of(fetch, block));

@@ -96,6 +96,9 @@ struct orion_block *orion_fetch_peek(struct orion_fetch *fetch, uint32_t block);
 /* Remembers the blocks that were read last also when the kernel has them whole: for those who look into them. */
 void orion_fetch_remember(struct orion_fetch *fetch, bool remember);
 
+/* Opens what is likely to be read first on a server, in the background. */
+void orion_fetch_prepare(struct orion_fetch *fetch, uint32_t server);
+
 /* The kernel's page cache has all of a block. */
 void orion_fetch_given(struct orion_fetch *fetch, uint32_t block);
 

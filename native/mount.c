@@ -97,3 +97,15 @@ bool orion_is_on_nfs(int fd)
 		fclose(mounts);
 	return found;
 }
+
+/* <linux/stat.h> of 6.8: the mount's number in stx_mnt_id is never used again. Debian 12 has an older one. */
+#define UNIQUE_MOUNT 0x4000u
+
+uint64_t orion_mounted_when(int fd)
+{
+	struct statx status;
+
+	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, UNIQUE_MOUNT, &status) || !(status.stx_mask & UNIQUE_MOUNT))
+		return 0;
+	return status.stx_mnt_id;
+}

@@ -27,4 +27,7 @@ int orion_widen_readahead(const char *path);
  * as fstatfs() would: it may be one that does not answer. */
 bool orion_is_on_nfs(int fd);
 
+/* When a descriptor's file system was mounted, as a number that only grows; 0 where the kernel does not say (before 6.8). */
+uint64_t orion_mounted_when(int fd);
+
 #endif

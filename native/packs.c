@@ -12,6 +12,9 @@
 
 /* For all but packs. */
 #define OTHER_DESCRIPTORS 256
+/* Packs that are opened before they are needed: a release may have thousands, of which the largest have what is likely to
+ * be read, and each open file costs its server memory. */
+#define EARLY 8
 #define PACK_PATH sizeof("packs/0123456789abcdef0123456789abcdef.pack")
 
 struct orion_packs {
@@ -86,6 +89,38 @@ int orion_packs_open(struct orion_packs *packs, uint32_t pack, uint32_t server)
 		return fd;
 	name_pack(packs, pack, path);
 	return orion_upstreams_keep(packs->upstreams, server, &packs->files[pack], path, 0);
+}
+
+/* The largest, in this order; how many. */
+static uint32_t largest(const struct orion_manifest *manifest, uint32_t ret[EARLY])
+{
+	uint32_t count = 0;
+
+	for (uint32_t pack = 0; pack < manifest->pack_count; pack++) {
+		uint32_t at = count;
+
+		while (at > 0 && manifest->packs[pack].size > manifest->packs[ret[at - 1]].size)
+			at--;
+		if (at == EARLY)
+			continue;
+		count += count < EARLY;
+		memmove(ret + at + 1, ret + at, (count - at - 1) * sizeof(*ret));
+		ret[at] = pack;
+	}
+	return count;
+}
+
+void orion_packs_open_early(struct orion_packs *packs, uint32_t server)
+{
+	uint32_t early[EARLY];
+	const uint32_t count = largest(packs->manifest, early);
+
+	for (uint32_t i = 0; i < count; i++) {
+		char path[PACK_PATH];
+
+		name_pack(packs, early[i], path);
+		orion_upstreams_keep_early(packs->upstreams, server, &packs->files[early[i]], path, 0);
+	}
 }
 
 int orion_packs_reopen(struct orion_packs *packs, uint32_t pack, uint32_t server, int stale)

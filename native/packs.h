@@ -15,6 +15,8 @@ void orion_packs_destroy(struct orion_packs *packs);
 int orion_packs_open(struct orion_packs *packs, uint32_t pack, uint32_t server);
 /* The same if it is open already, or -1; waits for nothing. */
 int orion_packs_opened(struct orion_packs *packs, uint32_t pack, uint32_t server);
+/* Opens those that are likely to be needed first on a server, in the background: the few largest. */
+void orion_packs_open_early(struct orion_packs *packs, uint32_t server);
 /* After ESTALE: another file under the same descriptor, which other threads may be reading from at this moment. Blocks. */
 int orion_packs_reopen(struct orion_packs *packs, uint32_t pack, uint32_t server, int stale);
 

@@ -25,6 +25,9 @@
 #define SECOND 1000000000u
 /* Pieces in which a whole file is read; the NFS client splits one into as many calls at a time as it may. */
 #define PIECE (8u << 20)
+/* How much of a file the kernel can be told to read at once; it forgets what is beyond its readahead. */
+#define ADVICE (128u << 10)
+#define READ_FLAGS (O_RDONLY | O_CLOEXEC | O_NOCTTY)
 
 struct queue {
 	struct orion_job *first, *last;
@@ -455,6 +458,13 @@ void orion_upstreams_leave_out(struct orion_upstreams *all, uint32_t number)
 	pthread_mutex_unlock(&all->lock);
 }
 
+void orion_upstreams_prefer(struct orion_upstreams *all, uint32_t number)
+{
+	pthread_mutex_lock(&all->lock);
+	all->current = number;
+	pthread_mutex_unlock(&all->lock);
+}
+
 void orion_upstreams_submit(struct orion_upstreams *all, uint32_t number, struct orion_job *job)
 {
 	struct server *server = &all->servers[number];
@@ -523,7 +533,7 @@ int orion_upstreams_at_once(const struct orion_upstreams *all, uint32_t number)
 int orion_upstreams_open(struct orion_upstreams *all, uint32_t number, const char *path, int more)
 {
 	const struct server *server = &all->servers[number];
-	const int flags = O_RDONLY | O_CLOEXEC | O_NOCTTY | more;
+	const int flags = READ_FLAGS | more;
 	int fd = -1;
 
 	if (server->direct)
@@ -562,18 +572,62 @@ int orion_upstreams_keep(struct orion_upstreams *all, uint32_t number, struct or
 
 	if (fd >= 0)
 		return fd;
-	fd = orion_upstreams_open(all, number, path, more);
-	if (fd < 0)
-		return fd;
+	const int opened = orion_upstreams_open(all, number, path, more);
+
+	if (opened < 0)
+		return opened;
 	pthread_mutex_lock(&all->lock);
-	if (kept->fd[number] >= 0) {
-		close(fd);
-		fd = kept->fd[number];
-	} else {
-		kept->fd[number] = fd;
-	}
+	if (kept->fd[number] < 0)
+		kept->fd[number] = opened;
+	fd = kept->fd[number];
 	pthread_mutex_unlock(&all->lock);
+	/* Another thread was quicker. Closing may ask the server. */
+	if (fd != opened)
+		close(opened);
 	return fd;
+}
+
+/* A kept file that is opened before anybody needs it. */
+struct early {
+	struct orion_job job; /* first: the upstreams' */
+	struct orion_upstreams *all;
+	struct orion_kept_file *kept;
+	int more;
+	char path[256];
+};
+
+static int run_early(struct orion_job *job, uint32_t server)
+{
+	const struct early *early = (struct early *)job;
+	const int fd = orion_upstreams_keep(early->all, server, early->kept, early->path, early->more);
+
+	return fd < 0 ? fd : 0;
+}
+
+static void finish_early(struct orion_job *job, int error)
+{
+	(void)job;
+	(void)error;
+}
+
+static void drop_early(struct orion_job *job)
+{
+	free(job);
+}
+
+void orion_upstreams_keep_early(struct orion_upstreams *all, uint32_t number, struct orion_kept_file *kept,
+				const char *path, int more)
+{
+	struct early *early = orion_upstreams_kept(all, number, kept) < 0 ? calloc(1, sizeof(*early)) : NULL;
+
+	if (!early)
+		return;
+	early->job = (struct orion_job){.run = run_early, .finish = finish_early, .drop = drop_early};
+	early->all = all;
+	early->kept = kept;
+	early->more = more;
+	snprintf(early->path, sizeof(early->path), "%s", path);
+	orion_upstreams_submit(all, number, &early->job);
 }
 
 void orion_upstreams_count_read(struct orion_upstreams *all, uint32_t number, size_t bytes)
@@ -598,6 +652,7 @@ struct whole {
 	struct orion_job job; /* first: the upstreams' */
 	struct orion_upstreams *all;
 	char path[256];
+	struct orion_kept_file *kept; /* NULL: a descriptor of its own */
 	size_t most, want;
 	uint8_t *bytes; /* the mapping */
 	size_t mapped, length;
@@ -623,16 +678,28 @@ static void let_whole_go(struct whole *whole)
 	free(whole);
 }
 
-static int run_whole(struct orion_job *job, uint32_t server)
+/* Only the first result counts. */
+static void deliver_whole(struct whole *whole, int error)
 {
-	struct whole *whole = (struct whole *)job;
-	const int fd = orion_upstreams_open(whole->all, server, whole->path, O_NOFOLLOW | O_NONBLOCK);
+	pthread_mutex_lock(&whole->lock);
+	if (!whole->is_done) {
+		whole->error = error;
+		whole->is_done = true;
+		pthread_cond_signal(&whole->done);
+	}
+	pthread_mutex_unlock(&whole->lock);
+}
+
+static int read_whole(struct whole *whole, uint32_t server, int fd)
+{
+	/* Through the page cache of NFS, where the initramfs has it come already; in many calls at a time, as far as is told
+	 * beforehand, and only that. */
+	const bool advise = !whole->kept && whole->all->servers[server].direct;
 	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	size_t advised = 0;
 	struct stat status;
 	int error = 0;
 
-	if (fd < 0)
-		return fd;
 	if (fstat(fd, &status))
 		error = -errno;
 	else if (!S_ISREG(status.st_mode))
@@ -653,8 +720,13 @@ static int run_whole(struct orion_job *job, uint32_t server)
 		else
 			whole->bytes = bytes;
 	}
+	if (advise)
+		(void)posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
 	for (size_t at = 0; !error && at < whole->length;) {
 		const size_t left = whole->length - at;
+
+		for (; advise && advised < whole->length && advised < at + 2 * PIECE; advised += ADVICE)
+			(void)posix_fadvise(fd, (off_t)advised, ADVICE, POSIX_FADV_WILLNEED);
 		/* To the page's end: O_DIRECT on a local disk reads whole sectors only. */
 		const ssize_t got = pread(fd, whole->bytes + at, left < PIECE ? whole->mapped - at : PIECE, (off_t)at);
 
@@ -664,21 +736,38 @@ static int run_whole(struct orion_job *job, uint32_t server)
 			error = -EIO; /* It became shorter. */
 		else
 			at += (size_t)got < left ? (size_t)got : left;
-		orion_upstreams_progress(whole->all, job);
+		orion_upstreams_progress(whole->all, &whole->job);
 	}
+	return error;
+}
+
+static int run_whole(struct orion_job *job, uint32_t server)
+{
+	struct whole *whole = (struct whole *)job;
+	const struct server *from = &whole->all->servers[server];
+	const int more = O_NOFOLLOW | O_NONBLOCK;
+	int fd, error;
+
+	if (whole->kept)
+		fd = orion_upstreams_keep(whole->all, server, whole->kept, whole->path, more);
+	else if ((fd = openat(from->fd, whole->path, READ_FLAGS | more)) < 0)
+		fd = -errno;
+	if (fd < 0)
+		return fd;
+	error = read_whole(whole, server, fd);
+	if (whole->kept)
+		return error;
+	/* NFS has to ask the server to close a file: who waits need not wait for that as well. */
+	deliver_whole(whole, error);
+	if (from->direct)
+		(void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
 	close(fd);
 	return error;
 }
 
 static void finish_whole(struct orion_job *job, int error)
 {
-	struct whole *whole = (struct whole *)job;
-
-	pthread_mutex_lock(&whole->lock);
-	whole->error = error;
-	whole->is_done = true;
-	pthread_cond_signal(&whole->done);
-	pthread_mutex_unlock(&whole->lock);
+	deliver_whole((struct whole *)job, error);
 }
 
 static void drop_whole(struct orion_job *job)
@@ -687,7 +776,7 @@ static void drop_whole(struct orion_job *job)
 }
 
 int orion_upstreams_fetch(struct orion_upstreams *all, uint32_t server, const char *path, size_t most, size_t want,
-			  uint8_t **ret, size_t *ret_length)
+			  struct orion_kept_file *kept, uint8_t **ret, size_t *ret_length)
 {
 	struct whole *whole = calloc(1, sizeof(*whole));
 
@@ -695,6 +784,7 @@ int orion_upstreams_fetch(struct orion_upstreams *all, uint32_t server, const ch
 		return -ENOMEM;
 	whole->job = (struct orion_job){.run = run_whole, .finish = finish_whole, .drop = drop_whole, .urgent = true};
 	whole->all = all;
+	whole->kept = kept;
 	whole->most = most;
 	whole->want = want;
 	whole->holders = 2;

@@ -78,6 +78,8 @@ void orion_upstreams_report(struct orion_upstreams *upstreams, uint32_t server, 
 /* Whether an error says nothing of a server: it is our own end, or what this process lacks; no other server helps. */
 bool orion_error_is_ours(int error);
 void orion_upstreams_leave_out(struct orion_upstreams *upstreams, uint32_t server);
+/* Makes a server the current one, which is asked first. */
+void orion_upstreams_prefer(struct orion_upstreams *upstreams, uint32_t server);
 
 void orion_upstreams_submit(struct orion_upstreams *upstreams, uint32_t server, struct orion_job *job);
 /* Makes a job urgent that has not begun yet. */
@@ -115,11 +117,17 @@ void orion_upstreams_count_read(struct orion_upstreams *upstreams, uint32_t serv
 /* The round trip that a small job costs on the current server, a running minimum that forgets; 0 if not known. */
 uint64_t orion_upstreams_round_trip(struct orion_upstreams *upstreams);
 
+/* Opens a kept file in one of the server's threads, behind all that is urgent, so that whoever needs it finds it open. What
+ * goes wrong then is met again by those who need it; nobody is told now. kept must outlive the upstreams. */
+void orion_upstreams_keep_early(struct orion_upstreams *upstreams, uint32_t server, struct orion_kept_file *kept,
+				const char *path, int more);
+
 /* Reads a file of one server, in one of its threads: bytes are an anonymous mapping for the caller to munmap(). want:
- * only that many bytes of its beginning; 0: all. -ETIMEDOUT when nothing comes for a deadline; -EFBIG if the file has more
- * than most bytes, -ENODATA if it has none; -EISDIR, -ELOOP (a symlink) or -EINVAL if it is no regular file. */
+ * only that many bytes of its beginning; 0: all. kept: read from this one, which stays open; NULL: what the page cache has
+ * of it is used, and leaves it. -ETIMEDOUT when nothing comes for a deadline; -EFBIG if the file has more than most bytes,
+ * -ENODATA if it has none; -EISDIR, -ELOOP (a symlink) or -EINVAL if it is no regular file. */
 int orion_upstreams_fetch(struct orion_upstreams *upstreams, uint32_t server, const char *path, size_t most, size_t want,
-			  uint8_t **ret, size_t *ret_length);
+			  struct orion_kept_file *kept, uint8_t **ret, size_t *ret_length);
 
 /* ret: orion_upstreams_count() of them. */
 void orion_upstreams_statistics(struct orion_upstreams *upstreams, struct orion_server_statistics *ret);

@@ -1,6 +1,6 @@
 /* nfsmount: mount NFS directories at the same time, with a deadline, and say in words why one failed.
  *
- *   nfsmount -o OPTIONS [-t SECONDS] SOURCE DIRECTORY [SOURCE DIRECTORY]...
+ *   nfsmount -o OPTIONS [-t SECONDS] [-a NAME]... SOURCE DIRECTORY [SOURCE DIRECTORY]...
  *
  * SOURCE is HOST:/PATH, HOST a name, an IPv4 address or an IPv6 address in []. DIRECTORY is made, and removed again if
  * the mount fails. Exit code 0: at least one is mounted; 1: none. Standard output has one line for each that failed.
@@ -8,6 +8,13 @@
  * mount(2) of an NFS that does not answer can wait for minutes, so each runs in a process of its own, which is killed
  * at the deadline (the wait in the kernel is killable). Once one server is mounted the others get GRACE_MS more: a
  * dead spare must not hold up a boot.
+ *
+ * -a: what will be wanted of the server that is mounted first, while the others still are being mounted. A file's bytes
+ * come into the page cache; of a NAME that ends with a slash, that it is there and may be searched. Processes that
+ * nobody waits for do that; what they do not find, nobody will.
+ *
+ * Each connection is tried before the kernel mounts: it does not set up one client while another waits for its server
+ * (nfs4_match_client() in fs/nfs/nfs4client.c), so a dead server would hold up the mounts of all others.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -15,6 +22,7 @@
 #include <netdb.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,18 +35,22 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_SERVERS = 16, GRACE_MS = 1000, RETRY_MS = 100, TEXT = 1024 };
+enum { MAX_SERVERS = 16, MAX_AHEAD = 8, GRACE_MS = 1000, RETRY_MS = 100, TEXT = 1024 };
+/* How long a server waits for those before it on the command line, which would be mounted first if all are as quick. */
+enum { HEAD_START_US = 5000, HEAD_START_LOOK_US = 250 };
+/* Of a file that is read ahead; and how much of it the kernel can be told at once (it forgets what is beyond its readahead). */
+enum { AHEAD_BYTES = 8 << 20, ADVICE_BYTES = 128 << 10 };
 
 enum stage { STAGE_START, STAGE_RESOLVE, STAGE_CONNECT, STAGE_MOUNT, STAGE_DONE };
 
 /* What a child says about its server, in memory shared with the parent. */
 struct report {
-	enum stage stage; /* what it is doing, or did last */
+	_Atomic enum stage stage; /* what it is doing, or did last */
 	int error;        /* errno of the last attempt, or EAI_… for STAGE_RESOLVE; 0: none failed so far */
 };
 
 struct shared {
-	volatile bool mounted; /* one is: nobody tries again */
+	_Atomic bool mounted; /* one is: nobody tries again */
 	struct report reports[MAX_SERVERS];
 };
 
@@ -48,6 +60,9 @@ struct request {
 	const char *path;
 	pid_t child;
 };
+
+static const char *ahead[MAX_AHEAD];
+static int ahead_count;
 
 static const struct {
 	const char *name;
@@ -156,10 +171,25 @@ static int try_connect(const struct addrinfo *address, long deadline, char *clie
 	return -error;
 }
 
+/* The kernel sets up one server after the other, three round trips each, in the order in which they come to it. The
+ * order of the command line is the administrator's, so the first of equals goes first. */
+static void give_head_start(const struct shared *shared, int number)
+{
+	bool all = number == 0;
+
+	for (int waited = 0; !all && waited < HEAD_START_US; waited += HEAD_START_LOOK_US) {
+		all = true;
+		for (int before = 0; before < number; before++)
+			all = all && shared->reports[before].stage >= STAGE_MOUNT;
+		nanosleep(&(struct timespec){ .tv_nsec = HEAD_START_LOOK_US * 1000L }, NULL);
+	}
+}
+
 /* One attempt. Returns 0 or -1 with the report filled. */
 static int attempt(const struct request *request, const char *options, unsigned long flags, long deadline,
-		   struct report *report)
+		   struct shared *shared, int number)
 {
+	struct report *report = &shared->reports[number];
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *address;
 	char port[16], server[64], client[64], data[TEXT + 160], source[TEXT];
 	int error;
@@ -178,6 +208,7 @@ static int attempt(const struct request *request, const char *options, unsigned 
 		report->error = -error;
 		return -1;
 	}
+	give_head_start(shared, number);
 	report->stage = STAGE_MOUNT;
 	snprintf(data, sizeof data, "%s%saddr=%s,clientaddr=%s", options, *options ? "," : "", server, client);
 	snprintf(source, sizeof source, "%s", request->source);
@@ -205,15 +236,55 @@ static bool may_pass(const struct report *report)
 	}
 }
 
-static int serve(const struct request *request, const char *options, unsigned long flags, long deadline,
-		 struct shared *shared, struct report *report)
+/* In a process of its own, which ends when it has come or failed. */
+static void get_ahead(const char *directory, const char *name)
 {
-	while (attempt(request, options, flags, deadline, report)) {
-		if (!may_pass(report) || shared->mounted || now_ms() + RETRY_MS >= deadline)
+	const bool searched = name[strlen(name) - 1] == '/';
+	char path[TEXT], last;
+	struct stat status;
+	int fd;
+
+	if ((size_t)snprintf(path, sizeof path, "%s/%s%s", directory, name, searched ? "." : "") >= sizeof path)
+		return;
+	if (searched) {
+		(void)access(path, X_OK);
+		return;
+	}
+	fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+	if (fd < 0 || fstat(fd, &status) || !S_ISREG(status.st_mode) || !status.st_size)
+		return;
+	if (status.st_size > AHEAD_BYTES)
+		status.st_size = AHEAD_BYTES;
+	for (off_t at = 0; at < status.st_size; at += ADVICE_BYTES)
+		(void)posix_fadvise(fd, at, ADVICE_BYTES, POSIX_FADV_WILLNEED);
+	/* Open until it has come: whoever opens it meanwhile shares the server's state. */
+	(void)!pread(fd, &last, 1, status.st_size - 1);
+}
+
+static void begin_ahead(const char *directory)
+{
+	for (int i = 0; i < ahead_count; i++) {
+		if (fork())
+			continue;
+		/* Whoever started us waits for the end of our output. */
+		close(STDIN_FILENO);
+		close(STDOUT_FILENO);
+		close(STDERR_FILENO);
+		get_ahead(directory, ahead[i]);
+		_exit(0);
+	}
+}
+
+static int serve(const struct request *request, const char *options, unsigned long flags, long deadline,
+		 struct shared *shared, int number)
+{
+	while (attempt(request, options, flags, deadline, shared, number)) {
+		if (!may_pass(&shared->reports[number]) || shared->mounted || now_ms() + RETRY_MS >= deadline)
 			return 1;
 		nanosleep(&(struct timespec){ .tv_nsec = RETRY_MS * 1000000L }, NULL);
 	}
-	shared->mounted = true;
+	if (!atomic_exchange(&shared->mounted, true))
+		begin_ahead(request->directory);
 	return 0;
 }
 
@@ -258,14 +329,19 @@ int main(int argc, char **argv)
 	sigset_t child_ended;
 	struct shared *shared;
 
-	while ((option = getopt(argc, argv, "o:t:")) != -1)
+	while ((option = getopt(argc, argv, "o:t:a:")) != -1)
 		switch (option) {
 		case 'o': options = optarg; break;
 		case 't': seconds = atol(optarg); break;
+		case 'a':
+			if (ahead_count == MAX_AHEAD || !*optarg)
+				return 2;
+			ahead[ahead_count++] = optarg;
+			break;
 		default: return 2;
 		}
 	if (optind >= argc || (argc - optind) % 2 || (argc - optind) / 2 > MAX_SERVERS) {
-		fprintf(stderr, "usage: nfsmount -o OPTIONS [-t SECONDS] SOURCE DIRECTORY [SOURCE DIRECTORY]...\n");
+		fprintf(stderr, "usage: nfsmount -o OPTIONS [-t SECONDS] [-a NAME]... SOURCE DIRECTORY [SOURCE DIRECTORY]...\n");
 		return 2;
 	}
 	if (split_options(options, data, sizeof data, &flags)) {
@@ -297,7 +373,7 @@ int main(int argc, char **argv)
 		}
 		request->child = fork();
 		if (!request->child)
-			_exit(serve(request, data, flags, deadline, shared, &shared->reports[count]));
+			_exit(serve(request, data, flags, deadline, shared, count));
 		if (request->child < 0)
 			printf("%s: cannot fork: %s\n", request->source, strerror(errno));
 		else

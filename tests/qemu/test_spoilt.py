@@ -34,6 +34,8 @@ for offset in {offsets}; do
     printf damaged | $busybox dd of=/spoilt/packs/{pack}.pack bs=1 seek=$offset conv=notrunc 2>/dev/null
 done
 $busybox mount -o bind /spoilt /run/orion/server/1
+# The server that was mounted first is asked first.
+$busybox mount -o bind /run/orion/server/2 /run/orion/server/2
 """
 
 
