@@ -66,6 +66,7 @@ struct orion_fetch {
 	struct orion_flight *flights[BUCKETS];
 	size_t ahead_bytes; /* on their way */
 	bool *was_ahead; /* for each block: fetched speculatively, and not demanded since */
+	bool *kernel_has; /* for each block: the page cache was given all of it, and has not asked for any of it since */
 	struct orion_fetch_statistics count;
 	bool remembers;
 	struct recent recent[RECENT]; /* what was read last */
@@ -88,8 +89,10 @@ int orion_fetch_create(const struct orion_manifest *manifest, struct orion_store
 	if (!fetch)
 		return -ENOMEM;
 	fetch->was_ahead = calloc(manifest->block_count + 1, sizeof(bool));
-	if (!fetch->was_ahead || orion_packs_create(manifest, upstreams, &fetch->packs)) {
+	fetch->kernel_has = calloc(manifest->block_count + 1, sizeof(bool));
+	if (!fetch->was_ahead || !fetch->kernel_has || orion_packs_create(manifest, upstreams, &fetch->packs)) {
 		free(fetch->was_ahead);
+		free(fetch->kernel_has);
 		free(fetch);
 		return -ENOMEM;
 	}
@@ -111,6 +114,7 @@ void orion_fetch_destroy(struct orion_fetch *fetch)
 	pthread_mutex_destroy(&fetch->lock);
 	orion_packs_destroy(fetch->packs);
 	free(fetch->was_ahead);
+	free(fetch->kernel_has);
 	free(fetch);
 }
 
@@ -322,10 +326,12 @@ static void land(struct orion_fetch *fetch, uint32_t number, struct orion_block 
 		fetch->ahead_bytes -= fetch->manifest->blocks[number].length;
 		fetch->was_ahead[number] = block != NULL;
 	}
-	if (!block)
+	if (!block) {
 		fetch->count.failed_blocks++;
-	else if (flight->waiting)
+		fetch->kernel_has[number] = false;
+	} else if (flight->waiting) {
 		remember(fetch, number, block);
+	}
 	for (struct orion_slot *slot = flight->waiting, *next; slot; slot = next) {
 		next = slot->next;
 		slot->flight = NULL;
@@ -675,8 +681,12 @@ static void finish_read(struct orion_read *read)
 }
 
 /* Locked. */
-static void note_demand(struct orion_fetch *fetch, uint32_t number)
+static void note_demand(struct orion_fetch *fetch, const struct orion_slot *slot)
 {
+	const uint32_t number = slot->number;
+
+	/* What it asks for again it has dropped. */
+	fetch->kernel_has[number] = bytes_kept(slot) >= fetch->manifest->blocks[number].length;
 	if (fetch->was_ahead[number]) {
 		fetch->was_ahead[number] = false;
 		fetch->count.ahead_used++;
@@ -757,7 +767,7 @@ static bool take_ahead(struct orion_fetch *fetch, uint32_t number, uint32_t *num
 {
 	if (*count == ORION_RUN_BLOCKS || fetch->ahead_bytes >= AHEAD_MOST)
 		return false;
-	if (is_good_place(fetch->manifest, number) && !*find_flight(fetch, number) &&
+	if (is_good_place(fetch->manifest, number) && !fetch->kernel_has[number] && !*find_flight(fetch, number) &&
 	    !orion_store_has(fetch->store, digest_of(fetch, number)) && take_off(fetch, number, true))
 		numbers[(*count)++] = number;
 	return true;
@@ -817,7 +827,7 @@ bool orion_fetch_read(struct orion_fetch *fetch, struct orion_read *read)
 			numbers[count++] = slot->number;
 		if (slot->block)
 			remember(fetch, slot->number, slot->block);
-		note_demand(fetch, slot->number);
+		note_demand(fetch, slot);
 	}
 	const bool done = read->missing == 0, alone = read->alone;
 
@@ -842,6 +852,8 @@ bool orion_fetch_cancel(struct orion_fetch *fetch, struct orion_read *read)
 	for (uint32_t i = 0; cancelled && i < read->slot_count; i++) {
 		struct orion_slot *slot = &read->slots[i];
 
+		if (slot->number != ORION_HOLE)
+			fetch->kernel_has[slot->number] = false;
 		if (!slot->flight)
 			continue;
 		struct orion_slot **link = &slot->flight->waiting;
@@ -886,7 +898,8 @@ enum orion_presence orion_fetch_find(struct orion_fetch *fetch, uint32_t block)
 		return ORION_ABSENT;
 	/* Locked together: a block that lands is in the store before its flight ends. */
 	pthread_mutex_lock(&fetch->lock);
-	const bool comes = *find_flight(fetch, block), is_here = orion_store_has(fetch->store, digest_of(fetch, block));
+	const bool comes = *find_flight(fetch, block);
+	const bool is_here = fetch->kernel_has[block] || orion_store_has(fetch->store, digest_of(fetch, block));
 
 	pthread_mutex_unlock(&fetch->lock);
 	return is_here ? ORION_PRESENT : comes ? ORION_COMING : ORION_ABSENT;
@@ -932,6 +945,9 @@ void orion_fetch_prepare(struct orion_fetch *fetch, uint32_t server)
 void orion_fetch_given(struct orion_fetch *fetch, uint32_t block)
 {
 	orion_store_given(fetch->store, digest_of(fetch, block));
+	pthread_mutex_lock(&fetch->lock);
+	fetch->kernel_has[block] = true;
+	pthread_mutex_unlock(&fetch->lock);
 }
 
 void orion_fetch_statistics(struct orion_fetch *fetch, struct orion_fetch_statistics *ret)

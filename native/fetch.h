@@ -81,13 +81,13 @@ bool orion_fetch_cancel(struct orion_fetch *fetch, struct orion_read *read);
 
 /* Fetches blocks (numbers of the manifest) that nobody waits for yet, from a server if it is up, behind all that somebody
  * waits for. In the given order; neighbours are read together. departed[i]: whether blocks[i] did; those that are here, on
- * their way or too many did not. */
+ * their way, in the kernel or too many did not. */
 void orion_fetch_prefetch(struct orion_fetch *fetch, uint32_t server, const uint32_t *blocks, size_t count,
 			  bool *departed);
 
 enum orion_presence { ORION_ABSENT, ORION_COMING, ORION_PRESENT };
 
-/* Where a block is at this moment; ABSENT for what is none. */
+/* Where a block is at this moment: PRESENT also if the kernel has it whole; ABSENT for what is none. */
 enum orion_presence orion_fetch_find(struct orion_fetch *fetch, uint32_t block);
 
 /* A block that is in the store as it is, or is remembered, held for the caller; or NULL. Counts as no use of it. */
@@ -99,7 +99,7 @@ void orion_fetch_remember(struct orion_fetch *fetch, bool remember);
 /* Opens what is likely to be read first on a server, in the background. */
 void orion_fetch_prepare(struct orion_fetch *fetch, uint32_t server);
 
-/* The kernel's page cache has all of a block. */
+/* The kernel's page cache has all of a block: until some of it is asked for again, it is not read around a miss. */
 void orion_fetch_given(struct orion_fetch *fetch, uint32_t block);
 
 void orion_fetch_statistics(struct orion_fetch *fetch, struct orion_fetch_statistics *ret);

@@ -4,6 +4,7 @@
 #include "stage.h"
 
 #include <sched.h>
+#include <stdatomic.h>
 
 /* The longest answer that is asked for here. */
 #define ANSWER_MAX (4 * BLOCK)
@@ -172,6 +173,70 @@ static void test_fetch_ahead_of_broken_blocks(void)
 }
 
 /* The last hole has 16 TiB: it is one step, not four milliards. */
+static void note_done(struct orion_read *read)
+{
+	*(_Atomic bool *)read->context = true;
+}
+
+/* A read of the kernel's, which keeps what it gets. */
+static void read_kept(uint64_t offset, uint32_t size, bool alone)
+{
+	struct orion_fetch_statistics seen;
+	struct orion_read *read;
+	static _Atomic bool done;
+
+	CHECK(orion_read_create(stage.fetch, SH, offset, size, 0, &read) == 0);
+	done = false;
+	read->kept = true;
+	read->alone = alone;
+	read->done = note_done;
+	read->context = (void *)&done;
+	if (!orion_fetch_read(stage.fetch, read))
+		while (!done)
+			sched_yield();
+	CHECK(read->error == 0 && read->length == size);
+	orion_read_destroy(read);
+	do
+		orion_fetch_statistics(stage.fetch, &seen);
+	while (seen.flights);
+}
+
+/* What the kernel has whole is not read around a miss, until it asks for some of it again. */
+static void test_not_around_what_the_kernel_has(void)
+{
+	const struct stage_options options = {.cache_size = 1 << 20,
+					      .compressed_size = 1 << 20,
+					      .read_around = 4 * BLOCK,
+					      .direct = true,
+					      .server_count = 1,
+					      .servers = {STAGE_GOOD}};
+	struct sample *sample = make_sample();
+	struct orion_manifest manifest;
+	struct orion_block_of_file first;
+
+	CHECK(orion_manifest_open((const uint8_t *)sample, sizeof *sample, &manifest) == 0);
+	CHECK(orion_manifest_block(&manifest, SH, 0, &first) == 0);
+	for (int dropped = 0; dropped < 2; dropped++) {
+		stage_open(&stage, &manifest, &options);
+		read_kept(0, BLOCK, true);
+		if (dropped) {
+			read_kept(0, 100, true);
+			read_kept(100, BLOCK - 100, true);
+		}
+		CHECK(orion_fetch_find(stage.fetch, first.number) == ORION_ABSENT);
+		read_kept(BLOCK, BLOCK, false);
+		CHECK(orion_fetch_find(stage.fetch, first.number) == (dropped ? ORION_PRESENT : ORION_ABSENT));
+		close_stage();
+	}
+	/* A push says so as well. */
+	stage_open(&stage, &manifest, &options);
+	orion_fetch_given(stage.fetch, first.number);
+	read_kept(BLOCK, BLOCK, false);
+	CHECK(orion_fetch_find(stage.fetch, first.number) == ORION_ABSENT);
+	close_stage();
+	free(sample);
+}
+
 static void test_seek(void)
 {
 	struct sample *sample = make_sample();
@@ -284,6 +349,7 @@ int main(void)
 	test_servers();
 	test_one_digest_for_two_blocks();
 	test_fetch_ahead_of_broken_blocks();
+	test_not_around_what_the_kernel_has();
 	test_seek();
 	test_end_while_servers_fail();
 	test_cancelled_before_it_was_read();
