@@ -1,8 +1,8 @@
 """Heuristics beside a native engine, in a thread that answers nobody and takes time that nobody else wants.
 
 It follows what the engine records (native/trace.h), asks a :class:`Prefetcher`, and has the engine fetch.
-Nothing is imported, and no block is kept for it, until a round trip is known to be worth it: a node next to its
-server boots as if this were not here. It ends when the boot is over.
+Nothing is imported, and no block is kept for it, until a round trip is known to be worth it: a node next to
+its server boots as if this were not here. It ends when the boot is over.
 """
 
 from __future__ import annotations
@@ -195,27 +195,27 @@ class Runner:
     def _look(self) -> None:
         """Tells the prefetcher what has happened, in its order."""
         events: list[tuple[int, int, bool, tuple[Any, ...]]] = []
-        for number, begun in list(self._pending.items()):
-            data = self._feed.record(number)
-            fields = _RECORD.unpack(data) if data else begun
-            if data is None:
-                del self._pending[number]  # found by _look_for_overdue()
-            elif fields[2] != WAITING:
-                del self._pending[number]
-                events.append((fields[0] + fields[2], number, True, fields))
         while True:
             data, following = self._feed.records(self._following)
             number = following - len(data) // _RECORD.size
             for fields in _RECORD.iter_unpack(data):
                 events.append((fields[0], number, False, fields))
-                if fields[2] == WAITING:
-                    self._pending[number] = fields
-                else:
-                    events.append((fields[0] + fields[2], number, True, fields))
+                self._pending[number] = fields
                 number += 1
             self._following = following
             if len(data) < RECORDS_AT_ONCE * _RECORD.size:
                 break
+        # After all that has begun: what ended before something began is seen no later than that.
+        for number, fields in list(self._pending.items()):
+            if fields[2] == WAITING:
+                again = self._feed.record(number)
+                if again is None:
+                    del self._pending[number]  # found by _look_for_overdue()
+                    continue
+                fields = _RECORD.unpack(again)  # noqa: PLW2901
+            if fields[2] != WAITING:
+                del self._pending[number]
+                events.append((fields[0] + fields[2], number, True, fields))
         events.sort(key=lambda event: event[:3])
         for at, _, has_ended, fields in events:
             if not self._born:
