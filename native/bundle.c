@@ -525,10 +525,11 @@ static bool prepare(struct orion_bundle *bundle)
 	return true;
 }
 
-/* Lets the kernel read ahead again, and the mount be taken away. */
+/* Lets the kernel read ahead again, unless that is others' affair, and the mount be taken away. */
 static void leave_mount(struct orion_bundle *bundle)
 {
-	orion_readahead_write(bundle->readahead, ORION_READ_MAX);
+	if (bundle->frame_count || !bundle->options.learns)
+		orion_readahead_write(bundle->readahead, ORION_READ_MAX);
 	if (bundle->readahead >= 0)
 		close(bundle->readahead);
 	close(bundle->root);
@@ -541,6 +542,7 @@ static void *run(void *argument)
 	if (load(bundle) && prepare(bundle)) {
 		struct orion_bundle_names *names;
 
+		bundle->options.found(bundle->options.context);
 		orion_readahead_write(bundle->readahead, 0);
 		if (orion_bundle_names_create(bundle->manifest, &bundle->index, bundle->root, &names) == 0) {
 			stream(bundle, names);

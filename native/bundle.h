@@ -26,7 +26,10 @@ struct orion_bundle_options {
 	struct orion_trace *trace; /* where reads on servers are recorded; or NULL */
 	/* Whether somebody waits for bytes of a file just now: then they are not stored, as the kernel would wait too. */
 	bool (*is_in_flight)(void *context, uint32_t inode, uint64_t offset, uint32_t length);
+	/* There is one that can be used; called once, before anything of it is asked for, by the bundle's thread. */
+	void (*found)(void *context);
 	void *context;
+	bool learns; /* without a bundle the kernel's readahead stays as it is */
 };
 
 struct orion_bundle_statistics {

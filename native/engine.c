@@ -32,6 +32,7 @@ struct orion_engine {
 	size_t length;
 	uint32_t from; /* the server that gave it */
 	int device;
+	int readahead; /* of the mount, while it learns */
 	pthread_t checker;
 	bool checks; /* the checker was started */
 	uint64_t loaded_at, verified_at;
@@ -47,8 +48,13 @@ int orion_engine_create(const struct orion_engine_options *options, struct orion
 
 	if (!engine)
 		return -ENOMEM;
+	if (options->learns && !options->trace_limit) {
+		free(engine);
+		return -EINVAL;
+	}
 	engine->options = *options;
 	engine->device = -1;
+	engine->readahead = -1;
 	error = orion_events_create(&engine->events);
 	if (!error)
 		error = orion_upstreams_create(
@@ -92,6 +98,8 @@ void orion_engine_destroy(struct orion_engine *engine)
 	orion_events_destroy(engine->events);
 	if (engine->device >= 0)
 		close(engine->device);
+	if (engine->readahead >= 0)
+		close(engine->readahead);
 	if (engine->bytes)
 		munmap(engine->bytes, engine->length);
 	free(engine);
@@ -213,7 +221,20 @@ static int weight(int error)
 
 static bool is_in_flight(void *context, uint32_t inode, uint64_t offset, uint32_t length)
 {
-	return orion_served_is_in_flight(context, inode, offset, length);
+	const struct orion_engine *engine = context;
+
+	return orion_served_is_in_flight(engine->served, inode, offset, length);
+}
+
+/* What the bundle gives to the kernel is not asked for: the record would lack it. */
+static void found_bundle(void *context)
+{
+	struct orion_engine *engine = context;
+
+	if (!engine->options.learns)
+		return;
+	orion_trace_stop(engine->trace);
+	orion_served_push(engine->served);
 }
 
 static int create_bundle(struct orion_engine *engine)
@@ -223,7 +244,9 @@ static int create_bundle(struct orion_engine *engine)
 		.signed_only = engine->options.signed_only,
 		.trace = engine->trace,
 		.is_in_flight = is_in_flight,
-		.context = engine->served,
+		.found = found_bundle,
+		.context = engine,
+		.learns = engine->options.learns,
 	};
 
 	memcpy(options.key, engine->options.key, sizeof(options.key));
@@ -285,7 +308,8 @@ int orion_engine_load(struct orion_engine *engine)
 	if (!error)
 		error = orion_served_create(
 			&engine->manifest, engine->fetch,
-			&(struct orion_served_settings){engine->trace, engine->options.first_touches}, &engine->served);
+			&(struct orion_served_settings){engine->trace, engine->options.first_touches, engine->options.learns},
+			&engine->served);
 	if (!error && engine->options.role[0] && !engine->options.first_touches)
 		error = create_bundle(engine);
 	return error;
@@ -357,12 +381,48 @@ int orion_engine_start(struct orion_engine *engine, int device)
 	return orion_session_start(engine->session, device);
 }
 
+/* Has the kernel ask for each page. Not by the answer to INIT: a bundle may be found, and then it shall read ahead. */
+static void begin_learning(struct orion_engine *engine, const char *path)
+{
+	engine->readahead = orion_readahead_open(path);
+	if (engine->readahead >= 0) {
+		orion_readahead_write(engine->readahead, 0);
+		return;
+	}
+	orion_events_tell(engine->events, ORION_WARNING, "nothing is recorded to be uploaded: the mount's readahead in /sys: %s",
+			  strerrordesc_np(-engine->readahead));
+	orion_engine_end_learning(engine);
+}
+
 int orion_engine_stream(struct orion_engine *engine, const char *path)
 {
 	/* As deep as a trace of first touches wants it: not at all. */
 	if (engine->options.first_touches)
 		return 0;
-	return engine->bundle ? orion_bundle_start(engine->bundle, engine->session, path) : orion_widen_readahead(path);
+	if (engine->options.learns)
+		begin_learning(engine, path);
+	if (!engine->bundle)
+		return orion_engine_is_learning(engine) ? 0 : orion_widen_readahead(path);
+
+	const int error = orion_bundle_start(engine->bundle, engine->session, path);
+
+	if (error)
+		orion_engine_end_learning(engine);
+	return error;
+}
+
+bool orion_engine_is_learning(struct orion_engine *engine)
+{
+	return engine->options.learns && !orion_trace_is_stopped(engine->trace);
+}
+
+void orion_engine_end_learning(struct orion_engine *engine)
+{
+	if (!orion_engine_is_learning(engine))
+		return;
+	orion_trace_stop(engine->trace);
+	orion_served_push(engine->served);
+	orion_readahead_write(engine->readahead, ORION_READ_MAX);
 }
 
 struct orion_events *orion_engine_events(struct orion_engine *engine)
@@ -423,10 +483,12 @@ static bool is_degraded(struct orion_engine *engine)
 
 int orion_engine_trace_file(struct orion_engine *engine, uint8_t **ret, size_t *ret_length)
 {
-	if (!engine->trace)
+	const bool first_touches = engine->options.first_touches || engine->options.learns;
+
+	if (!engine->trace || orion_trace_is_stopped(engine->trace))
 		return -ENODATA;
 	return orion_trace_file_create(engine->trace, &engine->manifest,
-				       (engine->options.first_touches ? ORION_TRACE_FIRST_TOUCHES : 0) |
+				       (first_touches ? ORION_TRACE_FIRST_TOUCHES : 0) |
 					       (is_degraded(engine) ? ORION_TRACE_DEGRADED : 0),
 				       ret, ret_length);
 }

@@ -18,6 +18,9 @@ struct orion_engine_options {
 	uint32_t trace_limit; /* records of requests that are kept; 0: none */
 	bool trace_newest; /* beyond that the oldest are lost, not the newest */
 	bool first_touches; /* each page is asked for when it is touched: no readahead, nothing given unasked */
+	/* As first_touches, and ready to stream a bundle all the same: as soon as one is found, and at
+	 * orion_engine_end_learning(), all is as it would be without it, and nothing is recorded any more. */
+	bool learns;
 	char role[ORION_BUNDLE_ROLE_MAX]; /* whose bundle is streamed; empty: none */
 	bool signed_only; /* key is set */
 	uint8_t key[ORION_PUBLIC_KEY_SIZE]; /* whose signature the manifest must have */
@@ -62,10 +65,16 @@ int orion_engine_start(struct orion_engine *engine, int device);
  * orion_engine_start(). */
 int orion_engine_stream(struct orion_engine *engine, const char *path);
 
+/* Whether it learns, and neither found a bundle nor was ended. */
+bool orion_engine_is_learning(struct orion_engine *engine);
+/* The kernel reads ahead again, and the records are forgotten. */
+void orion_engine_end_learning(struct orion_engine *engine);
+
 struct orion_events *orion_engine_events(struct orion_engine *engine);
 /* The requests so far; NULL if trace_limit is 0. */
 struct orion_trace *orion_engine_trace(struct orion_engine *engine);
-/* The same as a file's bytes, for orion_trace_file_destroy(). After orion_engine_load(). -ENODATA if trace_limit is 0. */
+/* The same as a file's bytes, for orion_trace_file_destroy(). After orion_engine_load(). -ENODATA if trace_limit is 0,
+ * or learning has ended. */
 int orion_engine_trace_file(struct orion_engine *engine, uint8_t **ret, size_t *ret_length);
 /* For those who predict, after orion_engine_load(). */
 struct orion_fetch *orion_engine_fetch(struct orion_engine *engine);

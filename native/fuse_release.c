@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -38,6 +39,7 @@ struct orion_served {
 	struct orion_fetch *fetch;
 	struct orion_served_settings settings;
 	struct orion_bundle *bundle; /* NULL: none */
+	atomic_bool pushes; /* what is about to be asked for */
 	uint64_t generation;
 	struct orion_pusher *pusher;
 	pthread_mutex_t lock; /* of what follows */
@@ -64,10 +66,16 @@ int orion_served_create(const struct orion_manifest *manifest, struct orion_fetc
 	served->manifest = manifest;
 	served->fetch = fetch;
 	served->settings = *settings;
+	served->pushes = !settings->first_touches && !settings->learns;
 	memcpy(&served->generation, manifest->header->digest, sizeof(served->generation));
 	pthread_mutex_init(&served->lock, NULL);
 	*ret = served;
 	return 0;
+}
+
+void orion_served_push(struct orion_served *served)
+{
+	served->pushes = true;
 }
 
 void orion_served_destroy(struct orion_served *served)
@@ -249,7 +257,7 @@ static void push_rests(const struct pending *pending)
 	const struct orion_read *read = pending->read;
 	const uint64_t first = read->offset & -(uint64_t)served->manifest->header->block_size;
 
-	if (served->settings.first_touches)
+	if (!served->pushes)
 		return;
 	for (uint32_t i = 0; read->kept && !read->error && i < read->slot_count; i++) {
 		const struct orion_slot *slot = &read->slots[i];

@@ -17,12 +17,15 @@ struct orion_served;
 struct orion_served_settings {
 	struct orion_trace *trace; /* records requests there; NULL: nowhere */
 	bool first_touches; /* each page is asked for when it is touched: no readahead, nothing given unasked */
+	bool learns; /* the same, until orion_served_push(); the kernel's readahead is the caller's affair */
 };
 
 int orion_served_create(const struct orion_manifest *manifest, struct orion_fetch *fetch,
 			const struct orion_served_settings *settings, struct orion_served **ret);
 /* Answers from a bundle what it has, from now on; before the session starts. NULL: from none. */
 void orion_served_use_bundle(struct orion_served *served, struct orion_bundle *bundle);
+/* Gives unasked what is about to be asked for, from now on, though settings.learns was set. */
+void orion_served_push(struct orion_served *served);
 /* Whether a READ of some of these bytes waits for us. */
 bool orion_served_is_in_flight(struct orion_served *served, uint32_t inode, uint64_t offset, uint64_t length);
 /* After orion_served_stop(), orion_session_stop() and the upstreams, which may answer reads. */

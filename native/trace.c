@@ -29,6 +29,7 @@ struct orion_trace {
 	int proc; /* -1: there was none */
 	int watch; /* an eventfd */
 	pthread_mutex_t lock; /* of what follows */
+	bool stopped; /* there are no records then */
 	uint64_t told, lost;
 	bool woken; /* watch is readable already */
 	struct name names[NAMES];
@@ -81,9 +82,32 @@ void orion_trace_destroy(struct orion_trace *trace)
 	if (trace->proc >= 0)
 		close(trace->proc);
 	close(trace->watch);
-	munmap(trace->records, bytes_of(trace));
+	if (!trace->stopped)
+		munmap(trace->records, bytes_of(trace));
 	pthread_mutex_destroy(&trace->lock);
 	free(trace);
+}
+
+void orion_trace_stop(struct orion_trace *trace)
+{
+	if (!trace)
+		return;
+	pthread_mutex_lock(&trace->lock);
+	if (!trace->stopped)
+		munmap(trace->records, bytes_of(trace));
+	trace->stopped = true;
+	trace->told = 0;
+	trace->lost = 0;
+	pthread_mutex_unlock(&trace->lock);
+}
+
+bool orion_trace_is_stopped(struct orion_trace *trace)
+{
+	pthread_mutex_lock(&trace->lock);
+	const bool stopped = trace->stopped;
+
+	pthread_mutex_unlock(&trace->lock);
+	return stopped;
 }
 
 /* Locked: a thread's name; empty if it cannot be learned. Nothing here asks any file system but procfs. */
@@ -125,7 +149,9 @@ uint64_t orion_trace_begin(struct orion_trace *trace, const struct orion_trace_r
 	uint64_t number = ORION_TRACE_NONE;
 
 	pthread_mutex_lock(&trace->lock);
-	if (trace->told < trace->options.limit || trace->options.newest) {
+	if (trace->stopped) {
+		/* Whoever asks has nothing to complete. */
+	} else if (trace->told < trace->options.limit || trace->options.newest) {
 		number = trace->told++;
 		struct orion_trace_record *record = &trace->records[number % trace->options.limit];
 
@@ -149,7 +175,7 @@ void orion_trace_end(struct orion_trace *trace, uint64_t number, enum orion_trac
 	const uint64_t now = orion_now_ns();
 
 	pthread_mutex_lock(&trace->lock);
-	if (trace->told - number <= trace->options.limit) {
+	if (!trace->stopped && trace->told - number <= trace->options.limit) {
 		struct orion_trace_record *record = &trace->records[number % trace->options.limit];
 
 		record->wait_ns = now > record->t_ns ? now - record->t_ns : 0;

@@ -66,6 +66,10 @@ struct orion_trace; /* all functions may be called from any thread */
 int orion_trace_create(const struct orion_trace_options *options, struct orion_trace **ret);
 void orion_trace_destroy(struct orion_trace *trace); /* NULL is allowed */
 
+/* Forgets all records, gives their memory back, and records nothing any more. NULL is allowed. */
+void orion_trace_stop(struct orion_trace *trace);
+bool orion_trace_is_stopped(struct orion_trace *trace);
+
 /* Records a request that has just arrived; of the record at begun, wait_ns, outcome, comm and blocks_missed need not be
  * set. Its number, or ORION_TRACE_NONE if there is no room, or no trace (NULL). */
 uint64_t orion_trace_begin(struct orion_trace *trace, const struct orion_trace_record *begun);

@@ -71,7 +71,7 @@ def _serve(sources: Sequence[str], mountpoint: str, ready: Callable[[], None]) -
             ready()
             speculation = _speculate(engine, settings, len(sources))
             # What follows is for people, and slower to import than all before: not while a node boots.
-            _sleep_until_needed(control, engine)
+            _sleep_until_needed(control, engine, born + settings.upload_after if settings.upload else None)
             from orioncache.fs.native_serving import ReleaseCache  # noqa: PLC0415
             from orioncache.kernel_log import log_to_kernel  # noqa: PLC0415
 
@@ -92,14 +92,14 @@ def _speculate(engine: Engine, settings: Options, servers: int) -> Runner | None
     return start_beside(engine, settings, servers)
 
 
-def _sleep_until_needed(control: int, engine: Engine) -> None:
-    """Until somebody connects to the control socket, something happens, or the mount is gone."""
+def _sleep_until_needed(control: int, engine: Engine, until: float | None) -> None:
+    """Until somebody connects to the control socket, something happens, the mount is gone, or it is time."""
     import select  # noqa: PLC0415
 
     waiting = select.poll()
     for fd in (control, engine.events_fd(), engine.ended_fd()):
         waiting.register(fd, select.POLLIN)
-    waiting.poll()
+    waiting.poll(None if until is None else max(0.0, 1000 * (until - time.monotonic())))
 
 
 def _serve_with_pyfuse3(

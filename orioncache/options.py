@@ -101,6 +101,47 @@ def _role(text: str) -> str:
     return text
 
 
+def upload_place(url: str) -> tuple[str, int, str]:
+    """Address, port and path (without a slash at its end) of a URL such as ``http://10.0.0.1:8465/``.
+
+    The host is an address: a node's daemon, whose root is the initramfs, asks no name server.
+
+    Raises:
+        ValueError: it is another kind of URL.
+    """
+    from _socket import AF_INET, AF_INET6, inet_pton  # noqa: PLC0415
+
+    scheme, found, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    if scheme != "http" or not found:
+        raise ValueError(f"'{url}' is no place to upload to: write http://ADDRESS[:PORT]/PATH")
+    if any(not "!" <= character <= "~" or character in "?#%" for character in path):
+        raise ValueError(f"'{url}' has a path that is not plain")
+    if host.startswith("["):
+        address, bracket, port = host[1:].partition("]")
+        good = bracket and port[:1] in ("", ":")
+        port = port[1:]
+    else:
+        address, _, port = host.partition(":")
+        good = True
+    try:
+        # A scope (fe80::1%eth0) is connect()'s affair.
+        inet_pton(AF_INET6 if host.startswith("[") else AF_INET, address.partition("%")[0])
+    except OSError:
+        good = False
+    if not good:
+        raise ValueError(f"'{url}' has no address as its host: write 10.0.0.1 or [2001:db8::1], not a name")
+    if port and not (port.isdecimal() and port.isascii() and 1 <= int(port) < 1 << 16):
+        raise ValueError(f"'{url}' has no good port")
+    return address, int(port or 80), (slash + path).rstrip("/")
+
+
+def _upload(text: str) -> str:
+    if text:
+        upload_place(text)
+    return text
+
+
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in words:
@@ -167,6 +208,8 @@ class Options:
         trace: ``on`` records each request to a release; ``touch`` has the kernel ask for each page when it is
             first touched, as well.
         trace_records: how many are recorded.
+        upload: where to send what a boot without a bundle read, so that one can be made; empty: nowhere.
+        upload_after: seconds from the mount until then: what is read later is not recorded.
     """
 
     block_size: int = 128 << 10
@@ -184,6 +227,8 @@ class Options:
     bundle: str = "default"
     trace: str = "off"
     trace_records: int = 65536
+    upload: str = ""
+    upload_after: float = 60.0
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401
         for option in OPTIONS:
@@ -229,6 +274,8 @@ OPTIONS: Sequence[Option] = (
         "on: record what is asked of a release; touch: page by page, without any reading ahead",
     ),
     Option("trace_records", _count(MAX_TRACE_RECORDS), "N", "requests that are recorded, the first ones"),
+    Option("upload", _upload, "URL", "where to send what a boot without a bundle read: http://ADDRESS:PORT/"),
+    Option("upload_after", seconds, "TIME", "how long after the mount it is sent"),
 )
 
 
@@ -291,7 +338,23 @@ def collect(
             take(field, environment[name], name)
     for field, text in (flags or {}).items():
         take(field, text, known[field].flag)
-    return Options(**values)
+    found = Options(**values)
+    _check_upload(found)
+    return found
+
+
+def _check_upload(found: Options) -> None:
+    if not found.upload:
+        return
+    if found.bundle == "off":
+        raise UserError(
+            "upload: what is sent is for the nodes of a role, and bundle is off", "name the role with bundle"
+        )
+    if found.trace == "on":
+        raise UserError(
+            "upload: with trace=on it would have what the kernel reads ahead as well",
+            "say trace=touch, or nothing of trace",
+        )
 
 
 def _as_text(field: str, value: object) -> str:

@@ -99,6 +99,29 @@ static void test_watching(void)
 	orion_trace_destroy(trace);
 }
 
+/* What is under way when it stops is answered later. */
+static void test_nothing_is_kept_after_the_stop(void)
+{
+	struct orion_trace *trace = trace_of(3, false);
+	struct orion_trace_record found[4];
+	struct orion_trace_counts counts;
+	uint64_t next;
+
+	orion_trace_stop(NULL);
+	CHECK(add(trace, 0) == 0 && !orion_trace_is_stopped(trace));
+	const uint64_t under_way = orion_trace_begin(trace, &(struct orion_trace_record){.t_ns = 1});
+
+	orion_trace_stop(trace);
+	orion_trace_stop(trace);
+	CHECK(orion_trace_is_stopped(trace) && add(trace, 2) == ORION_TRACE_NONE);
+	orion_trace_end(trace, 0, ORION_TRACE_HIT, 0);
+	orion_trace_end(trace, under_way, ORION_TRACE_HIT, 0);
+	orion_trace_count(trace, &counts);
+	CHECK(counts.kept == 0 && counts.lost == 0);
+	CHECK(orion_trace_since(trace, 0, found, 4, &next) == 0);
+	orion_trace_destroy(trace);
+}
+
 static void test_names(void)
 {
 	struct orion_trace *trace = trace_of(8, false);
@@ -195,7 +218,7 @@ static struct sample *open_stage(struct stage *stage, enum stage_server server, 
 {
 	struct sample *sample = make_sample();
 	const struct stage_options options = {
-		.cache_size = 1 << 20, .server_count = 1, .servers = {server}, .served = {trace, true}};
+		.cache_size = 1 << 20, .server_count = 1, .servers = {server}, .served = {trace, true, false}};
 	struct orion_manifest manifest;
 
 	CHECK(orion_manifest_open((const uint8_t *)sample, sizeof *sample, &manifest) == 0);
@@ -403,6 +426,7 @@ int main(void)
 	test_first_are_kept();
 	test_newest_are_kept();
 	test_watching();
+	test_nothing_is_kept_after_the_stop();
 	test_names();
 	test_many_writers();
 	test_requests();

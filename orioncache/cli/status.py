@@ -85,6 +85,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     ]
     text += _bundle(found.get("bundle") or {})
     text += _prefetch(found.get("prefetch") or {})
+    if found.get("upload"):
+        text += ["", f"upload: {found['upload']['state']}, {found['upload']['text']}"]
     upcalls = sorted(found["fuse"]["upcalls"].items(), key=lambda item: -item[1])
     text += [
         "",

@@ -58,9 +58,14 @@ def start(
         readers=options.readers,
         read_around=options.read_around,
         key=key,
-        trace_records=options.trace_records if options.trace != "off" else FEED if speculates else 0,
-        trace_newest=options.trace == "off",
+        trace_records=options.trace_records
+        if options.trace != "off" or options.upload
+        else FEED
+        if speculates
+        else 0,
+        trace_newest=options.trace == "off" and not options.upload,
         first_touches=options.trace == "touch",
+        learns=bool(options.upload) and options.trace == "off",
         role=None if options.bundle == "off" else options.bundle,
     )
     try:

@@ -1,5 +1,6 @@
 """A release that the native engine serves: control socket, events, signals, and the end."""
 
+import errno
 import os
 import select
 import signal
@@ -12,6 +13,7 @@ from orioncache import __version__
 from orioncache.control.server import ControlServer
 from orioncache.events import Events
 from orioncache.fs.mounting import unmount
+from orioncache.fs.uploading import Upload
 from orioncache.native.engine import Engine
 from orioncache.options import Options
 from orioncache.prefetch.runner import Runner
@@ -59,6 +61,7 @@ class ReleaseCache:
         self._born = _process_start() if born is None else born
         self._events = Events()
         self._asking = threading.Lock()
+        self._upload = Upload(engine, options, self._events, self._born) if options.upload else None
 
     def serve(self, ready: Callable[[], None], *, stop_on: Sequence[signal.Signals]) -> None:
         """Answers for the mount, which the engine serves already, until it is taken away or a signal comes.
@@ -81,9 +84,13 @@ class ReleaseCache:
                         f"from {', '.join(self.sources)}"
                     )
                     ready()
+                    if self._upload is not None:
+                        self._upload.start()
                     self._wait(ours.fileno(), set(stop_on))
                     self._tell_events()
             finally:
+                if self._upload is not None:
+                    self._upload.close()
                 signal.set_wakeup_fd(before)
         self._events.info(f"{self.mountpoint}: ended")
 
@@ -103,15 +110,19 @@ class ReleaseCache:
             "options": vars(self.options),
             **figures,
             "prefetch": self._speculation.statistics() if self._speculation is not None else None,
+            "upload": None if self._upload is None else self._upload.status(),
             "started_ms": {name: round(1000 * (at - self._born), 3) for name, at in moments.items() if at},
             "events": self._events.last(),
         }
 
     def trace(self) -> tuple[dict[str, object], bytes] | None:
         """The answer to ``trace``; None if nothing is recorded. Never asks a server."""
-        if self.options.trace == "off":
+        try:
+            return self._engine.trace()
+        except OSError as error:
+            if error.errno != errno.ENODATA:
+                raise
             return None
-        return self._engine.trace()
 
     def _wait(self, signals: int, stop_on: set[int]) -> None:
         """Until the mount is gone, or one of the signals came; takes the mount away then."""

@@ -73,6 +73,8 @@ class Cache:
             UserError: it cannot be mounted, or no server answers.
         """
         _allow_descriptors()
+        if self.options.upload:
+            self._events.warning("nothing is uploaded: only the native engine records, and only of a release")
         try:
             self._tree = tree = await self._open_tree()
         except OSError as error:

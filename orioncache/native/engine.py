@@ -71,6 +71,7 @@ class Engine:
         trace_records: int = 0,
         trace_newest: bool = False,
         first_touches: bool = False,
+        learns: bool = False,
         role: str | None = None,
     ) -> None:
         """Creates it.
@@ -87,6 +88,7 @@ class Engine:
             trace_newest: beyond that the oldest are lost, and not the newest.
             first_touches: the kernel shall ask for each page when it is touched: nothing is read ahead, and
                 nothing pushed.
+            learns: the same until a bundle is found, or :meth:`end_learning`; wants trace_records.
             role: whose bundle is streamed; None: none.
         """
         options = ffi.new("struct orion_engine_options *")
@@ -99,6 +101,7 @@ class Engine:
         options.trace_limit = trace_records
         options.trace_newest = trace_newest
         options.first_touches = first_touches
+        options.learns = learns
         options.role = (role or "").encode()
         if key is not None:
             options.signed_only = True
@@ -138,6 +141,14 @@ class Engine:
         Where /sys is not ours to write the kernel reads 128 KiB ahead.
         """
         lib.orion_engine_stream(self._engine, os.fsencode(mountpoint))
+
+    def is_learning(self) -> bool:
+        """Whether it was created to learn, and neither found a bundle nor was told to end."""
+        return bool(lib.orion_engine_is_learning(self._engine))
+
+    def end_learning(self) -> None:
+        """Has the kernel read ahead again, and forgets what was recorded."""
+        lib.orion_engine_end_learning(self._engine)
 
     def ended_fd(self) -> int:
         """Readable when the mount is gone."""
@@ -202,7 +213,7 @@ class Engine:
         """What the kernel asked so far: some facts, and the bytes of a trace file (docs/trace.md).
 
         Raises:
-            OSError: ENODATA: nothing is recorded; ENOMEM.
+            OSError: ENODATA: nothing is recorded, or no more; ENOMEM.
         """
         made, length = ffi.new("uint8_t **"), ffi.new("size_t *")
         _check(lib.orion_engine_trace_file(self._engine, made, length))

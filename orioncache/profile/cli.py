@@ -1,14 +1,15 @@
 """Learn from recorded boots what nodes of a role read, and see how good that is.
 
 A profile is made of traces (orioncache trace record): which pages boots touch, when, and in how many of the
-boots. A release that is built with it has a bundle, which nodes stream while they boot. docs/profiles.md
-tells the rest.
+boots. A release that is built with it has a bundle, which nodes stream while they boot. Nodes can send their
+traces by themselves (orion.upload=), and `serve` makes bundles of them. docs/profiles.md tells the rest.
 
 Examples:
   orioncache profile build boot1.trace boot2.trace -o kiosk.profile --role kiosk
   orioncache profile show kiosk.profile
   orioncache profile diff kiosk.profile boot3.trace
   orioncache release build /srv/root /srv/store --name debian --profile kiosk.profile
+  orioncache profile serve /srv/store --listen 10.0.0.1:8465
 """
 
 import argparse
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 STEPS = 20  # rows of a time line
 NAMED = 10  # files
+LISTEN = ":8465"
+KEEP_MOST = 100
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +99,40 @@ def configure(parser: argparse.ArgumentParser) -> None:
     merge.add_argument("profiles", nargs="+", type=Path, metavar="PROFILE", help="a profile")
     _output(merge)
 
+    serve = add(
+        "serve",
+        run_serve,
+        "take traces from nodes and make bundles of them",
+        "Takes what nodes with orion.upload=http://ADDRESS:PORT/ send of boots without a bundle, keeps the\n"
+        "last ones of each release and role in the store, and writes the bundle of what most of them read\n"
+        "into the release. Runs until Ctrl-C. Nobody is asked who he is: listen where only nodes are.",
+        "serve /srv/store --listen 10.0.0.1:8465",
+        "serve /srv/store --role kiosk --role lobby --keep 10",
+        "serve /srv/store --key release",
+    )
+    serve.add_argument("store", type=Path, metavar="STORE", help="the store of the releases that nodes boot")
+    serve.add_argument(
+        "--listen",
+        default=LISTEN,
+        metavar="ADDRESS:PORT",
+        help="where (default: %(default)s, on all addresses)",
+    )
+    serve.add_argument(
+        "--keep",
+        type=_keep,
+        default=5,
+        metavar="N",
+        help="boots of each release and role (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--role", action="append", default=[], metavar="ROLE", help="take only this role; may be given again"
+    )
+    share_argument(serve)
+    serve.add_argument(
+        "--key", type=Path, metavar="FILE", help="the secret key that signs bundles of signed releases"
+    )
+    serve.add_argument("--once", action="store_true", help="end when something was learned")
+
 
 def share_argument(parser: argparse.ArgumentParser) -> None:
     """Declares ``--share``, as a part of 1."""
@@ -133,6 +170,12 @@ def _percent(text: str) -> float:
     if not 0 <= value <= 100:
         raise argparse.ArgumentTypeError("0 to 100")
     return value / 100
+
+
+def _keep(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= KEEP_MOST:
+        raise argparse.ArgumentTypeError(f"1 to {KEEP_MOST}")
+    return int(text)
 
 
 def run_build(args: argparse.Namespace) -> int:
@@ -292,6 +335,30 @@ def _print_difference(found: "Difference") -> None:
             print(table([(title, "file"), *((size(count), path) for path, count in files[:NAMED])]))
             if len(files) > NAMED:
                 print(f"… and {len(files) - NAMED:,} files more")
+
+
+def run_serve(args: argparse.Namespace) -> int:
+    """`orioncache profile serve`."""
+    from orioncache.profile import receiving  # noqa: PLC0415
+    from orioncache.profile.inbox import Group, Inbox  # noqa: PLC0415
+    from orioncache.profile.learning import learn  # noqa: PLC0415
+    from orioncache.release.bundle import check_role  # noqa: PLC0415
+    from orioncache.release.sign import read_key  # noqa: PLC0415
+    from orioncache.release.store import Store  # noqa: PLC0415
+
+    try:
+        host, port = receiving.place(args.listen)
+    except ValueError as error:
+        raise UserError(str(error), "as in --listen 10.0.0.1:8465") from None
+    secret = None if args.key is None else read_key(args.key, "secret")
+    inbox = Inbox(Store(args.store), keep=args.keep, roles=[check_role(role) for role in args.role])
+
+    def work(group: Group) -> str:
+        return learn(inbox, group, secret=secret, share=args.share)
+
+    tell = receiving.tell_as_json if args.json else receiving.tell_as_text
+    receiving.serve(receiving.Receiver(inbox, work, tell, once=args.once), host, port)
+    return 0
 
 
 def _warn(text: str) -> None:

@@ -93,7 +93,8 @@ class Freed:
         packs: files of packs that no release links.
         pack_bytes: the room that they took.
         hole_bytes: the room in other packs that nothing uses.
-        leftovers: of builds, removals and writers of bundles that were killed, as paths in the store.
+        leftovers: of builds, removals and writers of bundles that were killed, and what nodes sent of
+            releases that are gone; as paths in the store.
         leftover_bytes: and their room.
     """
 
@@ -119,6 +120,7 @@ def collect(store: Store, *, dry_run: bool = False) -> Freed:
         linked, used = _used(store)
         freed = Freed()
         aside = [path for release in store.releases() for path in bundling.leftovers(release.path)]
+        aside += _learned_of_removed(store)
         for path in [*sorted([*store.builds.iterdir(), *store.removed.iterdir()]), *aside]:
             freed.leftovers.append(str(path.relative_to(store.path)))
             freed.leftover_bytes += _room(path)
@@ -135,6 +137,14 @@ def collect(store: Store, *, dry_run: bool = False) -> Freed:
         if not dry_run:
             sync_directory(store.packs)
     return freed
+
+
+def _learned_of_removed(store: Store) -> list[Path]:
+    return [
+        path
+        for path in sorted(store.learned.glob("*/*"))
+        if not (store.path / "releases" / path.parent.name / path.name).is_dir()
+    ]
 
 
 def _used(store: Store) -> tuple[set[str], dict[str, list[tuple[int, int]]]]:

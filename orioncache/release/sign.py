@@ -5,6 +5,7 @@ A key is a file of one line of hexadecimal digits: 64 of a public key, or 64 of 
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orioncache.atomic import replacing
 from orioncache.errors import UserError
@@ -13,6 +14,9 @@ from orioncache.release import bundle as bundles
 from orioncache.release.bundle import Bundle, BundleError
 from orioncache.release.packs import read_header
 from orioncache.release.store import Release
+
+if TYPE_CHECKING:
+    from nacl.signing import SigningKey
 
 PURPOSE = b"orion manifest v1\0"
 BUNDLE_PURPOSE = b"orion bundle v1\0"
@@ -109,6 +113,34 @@ def sign(release: Release, secret: bytes) -> bytes:
     with replacing(release.signature) as file:
         file.write(signature)
     for bundle in found:
-        with replacing(bundles.signature(bundle.path)) as file:
-            file.write(key.sign(bundle_message(bundle)).signature)
+        _sign(bundle, key)
     return bytes(key.verify_key)
+
+
+def is_signed_by(release: Release, secret: bytes) -> bool:
+    """Whether a release is signed by the owner of a secret key."""
+    from nacl.signing import SigningKey  # noqa: PLC0415
+
+    header = read_header(release.manifest)
+    public = bytes(SigningKey(secret).verify_key)
+    try:
+        signature = release.signature.read_bytes()
+    except FileNotFoundError:
+        return False
+    return digests.signature_is_good(header.digest_kind, header.digest, signature, public)
+
+
+def sign_bundle(path: Path, secret: bytes) -> None:
+    """Signs a bundle whose release is signed with this key.
+
+    Raises:
+        BundleError: it is broken.
+    """
+    from nacl.signing import SigningKey  # noqa: PLC0415
+
+    _sign(Bundle(path), SigningKey(secret))
+
+
+def _sign(bundle: Bundle, key: "SigningKey") -> None:
+    with replacing(bundles.signature(bundle.path)) as file:
+        file.write(key.sign(bundle_message(bundle)).signature)

@@ -5,6 +5,7 @@ STORE/releases/NAME/VERSION/       a release: manifest, signature, packs/, bundl
 STORE/packs/ID.pack                every pack, once; releases hold hard links to those that they use
 STORE/builds/ID/                   a build under way, or what a killed one left for the next
 STORE/removed/                     releases on their way out
+STORE/learned/NAME/VERSION/        what nodes sent of their boots (orioncache.profile.inbox)
 STORE/lock                         builds hold it shared, gc alone
 
 A release appears by one rename, when all that it needs is on the disk, and leaves by one rename.
@@ -116,6 +117,7 @@ class Store:
         self.packs = path / PACKS
         self.builds = path / "builds"
         self.removed = path / "removed"
+        self.learned = path / "learned"
 
     @classmethod
     def create(cls, path: Path) -> "Store":

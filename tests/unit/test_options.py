@@ -26,6 +26,8 @@ SAMPLES = {
     "bundle": ("kiosk", "kiosk"),
     "trace": ("touch", "touch"),
     "trace_records": ("1000", 1000),
+    "upload": ("http://10.0.0.1:8465/", "http://10.0.0.1:8465/"),
+    "upload_after": ("90s", 90.0),
 }
 
 
@@ -127,3 +129,45 @@ def test_toml_that_is_wrong(tmp_path: Path) -> None:
     toml.write_text("= 2\n")
     with pytest.raises(UserError, match="no valid TOML"):
         options.collect(toml=toml)
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("http://10.0.0.1", ("10.0.0.1", 80, "")),
+        ("http://10.0.0.1:8465/", ("10.0.0.1", 8465, "")),
+        ("http://10.0.0.1/a/b/", ("10.0.0.1", 80, "/a/b")),
+        ("http://[2001:db8::1]:81/x", ("2001:db8::1", 81, "/x")),
+        ("http://[fe80::1%eth0]", ("fe80::1%eth0", 80, "")),
+    ],
+)
+def test_a_place_to_upload_to(url: str, place: tuple[str, int, str]) -> None:
+    assert options.upload_place(url) == place
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("10.0.0.1:80", "no place"),
+        ("https://10.0.0.1/", "no place"),
+        ("http://server/", "not a name"),
+        ("http://10.0.0.1.evil/", "not a name"),
+        ("http://[10.0.0.1]/", "not a name"),
+        ("http://[::1/", "not a name"),
+        ("http://[::1]80/", "not a name"),
+        ("http://10.0.0.1:0/", "port"),
+        ("http://10.0.0.1:70000/", "port"),
+        ("http://10.0.0.1/a b", "plain"),
+        ("http://10.0.0.1/?role=x", "plain"),
+    ],
+)
+def test_what_is_no_place_to_upload_to_gets_one_line(url: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as raised:
+        options.collect(environment={"ORION_UPLOAD": url})
+    assert "\n" not in raised.value.message
+
+
+@pytest.mark.parametrize(("name", "value"), [("BUNDLE", "off"), ("TRACE", "on")])
+def test_what_does_not_go_with_uploads_is_said(name: str, value: str) -> None:
+    with pytest.raises(UserError, match="upload"):
+        options.collect(environment={"ORION_UPLOAD": "http://10.0.0.1/", f"ORION_{name}": value})
