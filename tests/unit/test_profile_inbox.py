@@ -13,8 +13,15 @@ from orioncache.cli import main
 from orioncache.fs import uploading
 from orioncache.profile import receiving
 from orioncache.profile.inbox import ROLES_MOST, Group, Inbox, Refused
+from orioncache.profile.learning import learn
 from orioncache.profile.receiving import LARGEST, Receiver, place
+from orioncache.release.bundle import Bundle
+from orioncache.release.bundle import place as bundle_place
+from orioncache.release.content import open_manifest
 from orioncache.release.packs import read_header
+from orioncache.release.retire import collect
+from orioncache.release.retire import remove as retire
+from orioncache.release.sign import bundle_is_signed, read_key
 from orioncache.release.store import Store
 from orioncache.trace.format import encode
 from tests.boots import PAGE, boot
@@ -220,3 +227,55 @@ def test_where_to_listen():
     for wrong in ("8465", "a:b", "a:70000", ""):
         with pytest.raises(ValueError, match="listen"):
             place(wrong)
+
+
+def real_boot(store):
+    """A boot of the store's release, as the release has it."""
+    manifest = open_manifest(store.release("t", "1").path)
+    header = manifest.header
+    found = manifest.block(manifest.lookup(0, b"file"), 0).digest
+    return boot(
+        [(1, "file", 0, PAGE)],
+        {"file": 7},
+        {("file", 0): found},
+        manifest_digest=header.digest,
+        digest_kind=header.digest_kind,
+        block_size=header.block_size,
+    )
+
+
+def test_what_is_learned_becomes_a_bundle(store):
+    inbox = Inbox(store, keep=2, margin=0)
+    for number in range(2):
+        inbox.take("kiosk", name(number), encode(dataclasses.replace(real_boot(store), started_ns=number)))
+    assert "2 boots" in learn(inbox, GROUP, secret=None, share=0.5)
+    assert Bundle(bundle_place(store.release("t", "1").path, "kiosk")).boots == 2
+    assert inbox.is_learned(GROUP)
+
+
+def test_a_signed_release_gets_a_signed_bundle_or_none(tmp_path):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/file").write_bytes(b"content")
+    build = ["release", "build", str(tmp_path / "root"), str(tmp_path / "store"), "--name=t", "--version=1"]
+    assert main([*build, "--digest=blake2b"]) == 0
+    for key in ("ours", "theirs"):
+        assert main(["release", "keygen", str(tmp_path / key)]) == 0
+    assert main(["release", "sign", str(tmp_path / "store"), "t", "1", "--key", str(tmp_path / "ours")]) == 0
+    store = Store(tmp_path / "store")
+    bundle = bundle_place(store.release("t", "1").path, "kiosk")
+    inbox = Inbox(store, keep=2, margin=0)
+    inbox.take("kiosk", name(1), encode(real_boot(store)))
+    for secret in (None, read_key(tmp_path / "theirs", "secret")):
+        assert "no bundle" in learn(inbox, GROUP, secret=secret, share=0.5)
+        assert not bundle.exists()
+        assert inbox.profile(GROUP).is_file()
+    learn(inbox, GROUP, secret=read_key(tmp_path / "ours", "secret"), share=0.5)
+    assert bundle_is_signed(Bundle(bundle), read_key(tmp_path / "ours.pub", "public"))
+
+
+def test_what_was_learned_of_a_release_that_is_gone_is_removed(store, trace):
+    Inbox(store, keep=2, margin=0).take("kiosk", name(1), encode(trace))
+    assert not collect(store).leftovers
+    retire(store, store.release("t", "1"), force=True)
+    assert "learned/t/1" in collect(store).leftovers
+    assert not list(store.learned.glob("*/*"))
