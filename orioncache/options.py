@@ -350,6 +350,11 @@ def _check_upload(found: Options) -> None:
         raise UserError(
             "upload: what is sent is for the nodes of a role, and bundle is off", "name the role with bundle"
         )
+    if found.heuristics not in ("", "none"):
+        raise UserError(
+            "upload: heuristics live on the records, which end when a bundle is found or a boot is sent",
+            "leave heuristics or upload out",
+        )
     if found.trace == "on":
         raise UserError(
             "upload: with trace=on it would have what the kernel reads ahead as well",

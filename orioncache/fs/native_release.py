@@ -49,6 +49,7 @@ def start(
     Raises:
         UserError: no server has a manifest that can be believed, or it cannot be mounted.
     """
+    # Never with upload, whose records end when there is a bundle.
     speculates = options.heuristics not in ("", "none")
     key = read_public_key(options.key) if options.key and options.verify == "on" else None
     engine = Engine(

@@ -167,7 +167,7 @@ def test_what_is_no_place_to_upload_to_gets_one_line(url: str, said: str) -> Non
     assert "\n" not in raised.value.message
 
 
-@pytest.mark.parametrize(("name", "value"), [("BUNDLE", "off"), ("TRACE", "on")])
+@pytest.mark.parametrize(("name", "value"), [("BUNDLE", "off"), ("TRACE", "on"), ("HEURISTICS", "elf")])
 def test_what_does_not_go_with_uploads_is_said(name: str, value: str) -> None:
     with pytest.raises(UserError, match="upload"):
         options.collect(environment={"ORION_UPLOAD": "http://10.0.0.1/", f"ORION_{name}": value})
