@@ -25,10 +25,13 @@ HEURISTICS = '''
 from orioncache.prefetch.interface import Candidate, Heuristic
 
 class Next(Heuristic):
-    """All blocks of what was read, for certain."""
+    """All blocks of what was read, for certain, once."""
     name = "next"
+    seen = set()
     def on_access(self, access, view):
-        return [Candidate(block, 1.0, 0.0) for block in view.blocks(access.inode)]
+        if access.inode not in self.seen:
+            self.seen.add(access.inode)
+            yield from (Candidate(block, 1.0, 0.0) for block in view.blocks(access.inode))
 
 class Raises(Heuristic):
     name = "raises"
@@ -105,7 +108,7 @@ def test_what_is_wanted_comes_before_it_is_asked_for(
     assert counts["useful_bytes"] == len(content) - BLOCK
     assert (counts["late"], counts["failed"], counts["wasted"], counts["cut_off"]) == (0, 0, 0, "")
     fetch = cache.status()["fetch"]
-    assert (fetch["demand_blocks"], fetch["ahead_used"]) == (1, 12)
+    assert (fetch["demand_blocks"], fetch["ahead_blocks"], fetch["ahead_used"]) == (1, 12, 12)
     shown = subprocess.run(
         [*COMMAND, "status", str(cache.socket)], capture_output=True, text=True, check=True
     ).stdout
