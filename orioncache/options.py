@@ -84,7 +84,7 @@ def _read_around(text: str) -> int:
 
 
 def _heuristics(text: str) -> str:
-    from orioncache.prefetch.settings import parse  # noqa: PLC0415
+    from orioncache.choices import parse  # noqa: PLC0415
 
     parse(text)
     return text
@@ -366,7 +366,7 @@ def _as_text(field: str, value: object) -> str:
     """A TOML value as a flag would have it: heuristics may be tables, the others are plain."""
     if field != "heuristics" or not isinstance(value, dict):
         return str(value)
-    from orioncache.prefetch.settings import from_toml  # noqa: PLC0415
+    from orioncache.choices import from_toml  # noqa: PLC0415
 
     return ",".join(map(str, from_toml(value)))
 
