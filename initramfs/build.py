@@ -10,10 +10,11 @@ from pathlib import Path
 from orioncache.atomic import replacing
 from orioncache.errors import UserError
 from orioncache.initramfs.cpio import Entry, pack
-from orioncache.initramfs.trace import Module, interpreter, trace_libraries, trace_modules
+from orioncache.initramfs.trace import ENTRIES, Module, interpreter, trace_libraries, trace_modules
 from orioncache.node import KEY
 from orioncache.options import OPTIONS
 from orioncache.paths import cache_directory, content_key
+from orioncache.prefetch import registry
 from orioncache.process import require, run
 from orioncache.release.key import read_public_key
 
@@ -152,7 +153,10 @@ def plan(
         raise UserError(
             "/bin/busybox is missing, or no static one", "apt-get install busybox-static (or: make setup)"
         )
-    traced = trace_modules() if modules is None else modules
+    heuristics = {} if modules is not None else dict(registry.users())
+    names = sorted({target.partition(":")[0] for target in heuristics.values()})
+    packages = [name.partition(".")[0] for name in names]
+    traced = trace_modules([*ENTRIES, *names], packages) if modules is None else modules
     python = interpreter()
     version = python.name.removeprefix("python")
     native = {module.path(version): module.origin for module in traced if module.native}
@@ -166,6 +170,7 @@ def plan(
         tools={f"bin/{name}": HERE / "tools" / f"{name}.c" for name in TOOLS},
         texts={
             "lib/orion/options.sh": f"ORION_OPTIONS='{' '.join(option.field for option in OPTIONS)}'\n",
+            **({registry.LISTED.lstrip("/"): _listed(heuristics)} if heuristics else {}),
             **({KEY.lstrip("/"): read_public_key(key).hex() + "\n"} if key else {}),
         },
         links={
@@ -173,6 +178,10 @@ def plan(
             "etc/resolv.conf": "/run/orion/resolv.conf",
         },
     )
+
+
+def _listed(heuristics: Mapping[str, str]) -> str:
+    return "".join(f"{name} {target}\n" for name, target in sorted(heuristics.items()))
 
 
 def assemble(wanted: Plan) -> dict[str, Entry]:

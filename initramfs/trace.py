@@ -81,14 +81,18 @@ def interpreter() -> Path:
     return Path(getattr(sys, "_base_executable", sys.executable)).resolve()
 
 
-def trace_modules(entries: Sequence[str] = ENTRIES) -> list[Module]:
+def trace_modules(entries: Sequence[str] = ENTRIES, packages: Sequence[str] = ()) -> list[Module]:
     """Every module that the entries need, sorted by name.
+
+    Args:
+        entries: dotted names.
+        packages: where they are, beyond ours.
 
     Raises:
         UserError: an entry cannot be imported.
     """
     wanted: set[str] = set()
-    modules = _probe(entries, wanted)
+    modules = _probe(entries, wanted, packages)
     while True:
         new = {
             name for module in modules if module.name.split(".")[0] in OWN for name in _imports_of(module)
@@ -96,11 +100,11 @@ def trace_modules(entries: Sequence[str] = ENTRIES) -> list[Module]:
         if not new:
             return modules
         wanted |= new
-        modules = _probe(entries, wanted)
+        modules = _probe(entries, wanted, packages)
 
 
-def _probe(entries: Sequence[str], optional: Iterable[str]) -> list[Module]:
-    arguments = [f"path:{path}" for path in _search_path()]
+def _probe(entries: Sequence[str], optional: Iterable[str], packages: Sequence[str]) -> list[Module]:
+    arguments = [f"path:{path}" for path in _search_path(packages)]
     arguments += [f"stand-in:{name}={HERE / 'stand_ins' / file}" for name, file in STAND_INS.items()]
     arguments += [f"drop:{name}" for name in DROPPED]
     arguments += [f"import:{name}" for name in [*entries, *EXPLICIT]]
@@ -111,14 +115,15 @@ def _probe(entries: Sequence[str], optional: Iterable[str]) -> list[Module]:
     return [Module(name, Path(origin), package == "package") for name, origin, package in fields]
 
 
-def _search_path() -> list[Path]:
-    """Where orioncache and the packages that it needs are."""
+def _search_path(packages: Sequence[str]) -> list[Path]:
+    """Where orioncache, the packages that it needs, and others are."""
     found = []
-    for name in ("orioncache", "trio", "pyfuse3", "cffi"):
+    for name in ("orioncache", "trio", "pyfuse3", "cffi", *packages):
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:
             raise UserError(f"the Python package {name} is not installed", "make setup")
-        found.append(Path(spec.origin).resolve().parent.parent)
+        origin = Path(spec.origin).resolve()
+        found.append(origin.parent.parent if spec.submodule_search_locations else origin.parent)
     return list(dict.fromkeys(found))
 
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 GROUP = "orioncache.heuristics"
 
+# In a node's image nobody knows of packages: initramfs/build.py writes down what was installed beside it.
+LISTED = "/lib/orion/heuristics"
+
 # Entry points take tens of milliseconds to search on a node; ours are found without. pyproject.toml has
 # the same.
 OURS = {
@@ -28,9 +31,9 @@ def load(name: str) -> type[Heuristic]:
     Raises:
         UserError: there is none of that name, or it cannot be imported.
     """
-    target = OURS.get(name) or dict(_users()).get(name)
+    target = OURS.get(name) or dict(users()).get(name)
     if target is None:
-        known = [*OURS, *sorted(other for other, _ in _users())]
+        known = [*OURS, *sorted(other for other, _ in users())]
         raise UserError(f"there is no heuristic '{name}'", f"known are {', '.join(dict.fromkeys(known))}")
     module_name, _, attribute = target.partition(":")
     try:
@@ -56,11 +59,22 @@ def load(name: str) -> type[Heuristic]:
 
 def names() -> list[str]:
     """All heuristics that are installed: ours, then others in the alphabet's order."""
-    return list(dict.fromkeys([*OURS, *sorted(name for name, _ in _users())]))
+    return list(dict.fromkeys([*OURS, *sorted(name for name, _ in users())]))
 
 
-def _users() -> Iterator[tuple[str, str]]:
+def users() -> Iterator[tuple[str, str]]:
+    """Those of other packages: names, and where the classes are."""
+    try:
+        with open(LISTED, encoding="utf-8") as file:  # noqa: PTH123
+            for line in file:
+                name, _, target = line.strip().partition(" ")
+                yield name, target
+    except FileNotFoundError:
+        pass
+    else:
+        return
     from importlib.metadata import entry_points  # noqa: PLC0415
 
     for point in entry_points(group=GROUP):
-        yield point.name, point.value
+        if point.name not in OURS:
+            yield point.name, point.value

@@ -142,6 +142,20 @@ def test_image_is_within_its_bar(assembled):
     assert build.build_initramfs() == image
 
 
+def test_heuristics_of_other_packages_are_in_the_image(tmp_path, monkeypatch):
+    about = tmp_path / "users-1.dist-info"
+    about.mkdir()
+    (tmp_path / "users.py").write_text("import orioncache.prefetch.interface\nclass One: pass\n")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: users\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[orioncache.heuristics]\none = users:One\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = build.plan()
+    assert found.modules[f"usr/lib/python{found.version}/users.pyc"] == tmp_path / "users.py"
+    assert found.texts["lib/orion/heuristics"] == "one users:One\n"
+    monkeypatch.undo()
+    assert "lib/orion/heuristics" not in build.plan().texts
+
+
 def test_image_has_no_path_of_this_machine_and_no_source(assembled):
     here = str(build.HERE.parent).encode()
     assert [path for path, entry in assembled.items() if here in entry.data] == []
