@@ -11,3 +11,9 @@ class PackageNotFoundError(ModuleNotFoundError):
 def version(distribution_name: str) -> str:
     """As in importlib.metadata."""
     raise PackageNotFoundError(distribution_name)
+
+
+def entry_points(*, group: str) -> tuple[()]:
+    """As in importlib.metadata: the image has a list in place of them (orioncache/prefetch/registry.py)."""
+    del group
+    return ()
