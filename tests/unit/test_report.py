@@ -280,6 +280,36 @@ def test_userland_bars(rtt, nfs, orion, met):
     assert [figure.met for figure in found if figure.cell == "userland"] == [met]
 
 
+@pytest.mark.parametrize(
+    ("rtt", "profile", "met"),
+    [(0, 1.15, True), (0, 1.16, False), (1, 1.3, True), (10, 2.0, True), (10, 2.1, False)],
+)
+def test_userland_bars_of_a_bundle(rtt, profile, met):
+    found = bars(document(sample("ram", rtt), sample("orion-profile", rtt, userland=profile)))
+    assert [(figure.cell, figure.met) for figure in found] == [("profile", met)]
+
+
+def boot(variant, seconds, **changes):
+    return sample(variant, 10, boot_s=seconds, **changes)
+
+
+def test_bars_of_whole_boots():
+    others = [boot("nfs", 12.0), boot("nfs-tuned", 11.0), boot("nbd-squashfs", 6.0)]
+    found = bars(document(*others, boot("orion-profile", 2.0)))
+    assert [(figure.value, figure.met) for figure in found] == [(6.0, True), (5.5, False), (3.0, True)]
+    found = bars(document(boot("nfs", 12.0), boot("ram", 1.5), boot("orion-profile", 2.0)))
+    assert "from ram it would be 8.0 ×" in next(figure.note for figure in found if figure.cell == "boot")
+    assert not bars(document(sample("nfs", 1, boot_s=12.0), sample("orion-profile", 1, boot_s=2.0)))
+
+
+def test_bar_of_a_narrow_link():
+    link = {"rate_mbit": 100.0}
+    status = {"bundle": {"packed_bytes": 6_250_000}}  # half a second
+    found = bars(document(boot("ram", 1.5, **link), boot("orion-profile", 2.5, cache=status, **link)))
+    assert [(figure.value, figure.met) for figure in found] == [(1.25, True)]
+    assert not bars(document(boot("ram", 1.5, **link), boot("orion-profile", 2.5, **link)))
+
+
 @pytest.mark.parametrize(("nfs", "orion", "met"), [(0.25, 0.3125, True), (0.25, 0.375, False)])
 def test_initramfs_bar(nfs, orion, met):
     found = bars(document(sample("nfs", **initramfs(nfs)), released(**initramfs(orion))))
