@@ -1,17 +1,13 @@
 """The release with a bundle: a boot is recorded once for each root and workload, and learned from."""
 
-import dataclasses
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from orioncache.atomic import replacing_directory
-from orioncache.bench.plan import VARIANTS, Link, Run, Variant
-from orioncache.bench.qemu import Outcome, boot
+from orioncache.bench import recorded
 from orioncache.bench.scene import Scene
-from orioncache.bench.virtual import virtual_clock
 from orioncache.errors import UserError
 from orioncache.paths import cache_directory, content_key
 from orioncache.profile import format as profiles
@@ -60,7 +56,7 @@ def bundled_release(scene: Scene, extra: Mapping[str, Path | bytes], *, timeout:
     """
     assert scene.release is not None
     directory = cache_directory("bundled")
-    words = _words(scene)
+    words = recorded.words(scene)
     parts: list[str | bytes] = [
         RECIPE,
         read_header(scene.release / MANIFEST).digest,
@@ -77,41 +73,11 @@ def bundled_release(scene: Scene, extra: Mapping[str, Path | bytes], *, timeout:
                 "run it once without --dry-run",
             )
         with step("recording a boot for its profile", "about a minute", total=None):
-            data = _record(dataclasses.replace(scene, append=words, accel="tcg"), timeout)
+            data = recorded.record(scene, "touch", timeout).trace
         _make(path, scene.release, data)
     os.utime(path)  # the newest ones are kept
     _forget_old(directory)
     return path / RELEASE
-
-
-def _words(scene: Scene) -> list[str]:
-    """What the user adds to the command line, as far as it may change what a boot reads."""
-    return [word for word in scene.append if not word.startswith(("orion.", "bench."))]
-
-
-def _recorder() -> Variant:
-    plain = VARIANTS["orion"]
-    return dataclasses.replace(plain, name="record", words=[*plain.words, "orion.trace=touch"])
-
-
-def _record(scene: Scene, timeout: float) -> bytes:
-    """Boots the scene and returns the trace that it sent."""
-    run = Run(_recorder(), Link(0), 1)
-    with virtual_clock(scene) as machine, tempfile.TemporaryDirectory(prefix="orion-record-") as logs:
-        outcome = boot(machine(run), Path(logs), timeout)
-    return _trace(outcome)
-
-
-def _trace(outcome: Outcome) -> bytes:
-    if outcome.error:
-        raise UserError(
-            f"the boot to be recorded failed: {outcome.error}",
-            "see what fails: orioncache bench --variant orion --rtt 0 --keep",
-        )
-    data = outcome.report.files.get("trace", b"")
-    if not data:
-        raise UserError("the boot to be recorded sent no trace", "is the node's image an old one?")
-    return data
 
 
 def _make(path: Path, release: Path, data: bytes) -> None:

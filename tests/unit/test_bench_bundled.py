@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orioncache.bench import bundled
+from orioncache.bench import recorded as recording
 from orioncache.bench.bundled import bundled_release, check_bundle
 from orioncache.bench.plan import Link
 from orioncache.bench.qemu import Outcome
@@ -47,7 +47,7 @@ def recorded(scene, monkeypatch):
         done.append(machine)
         return Outcome(Report({}, {"trace": encode(trace)}, [], "ok", ""), "", [], 1.0)
 
-    monkeypatch.setattr(bundled, "boot", boot)
+    monkeypatch.setattr(recording, "boot", boot)
     return done
 
 
@@ -114,7 +114,7 @@ def test_what_was_not_recorded_cannot_be_had_without_a_boot(scene, recorded):
 )
 def test_a_boot_that_says_nothing_leaves_nothing(scene, monkeypatch, report, error, said):
     outcome = Outcome(Report({}, report, [], "ok", ""), error, [], 1.0)
-    monkeypatch.setattr(bundled, "boot", lambda *_: outcome)
+    monkeypatch.setattr(recording, "boot", lambda *_: outcome)
     with pytest.raises(UserError, match=said):
         make(scene)
     with pytest.raises(UserError, match="no boot of this root"):
