@@ -135,19 +135,18 @@ class Boot:
         self._ranges: list[tuple[int, int]] = [(0, 0)] * len(steps)
         self._missing = [0] * len(steps)
         self._late = [False] * len(steps)
-        self._last_answer = 0.0
+        self._began = self._last_answer = 0.0
         # Blocks in the order in which READs asked for them first.
         self.order: dict[int, float] = {}
 
     def run(self) -> Result:
         """Goes through the boot."""
-        if self._stream is not None:
-            self.clock.at(max(0.0, self.recording.lead - HEAD_START), self._stream.begin)
         self.prefetcher.begin(0.0)
         self._depart_ahead()
-        for number, left in enumerate(self._left):
-            if not left:
-                self.clock.at(self.recording.lead, lambda number=number: self._compute(number))  # type: ignore[misc]
+        if self._stream is None:
+            self.clock.at(self.recording.lead, self._begin)
+        else:
+            self.clock.at(max(0.0, self.recording.lead - HEAD_START), self._begin_stream)
         self.clock.run()
         heuristics = {guard.name: guard for guard in self.prefetcher.guards}
         self.prefetcher.close()
@@ -160,7 +159,8 @@ class Boot:
         if self.scene.around:
             counted["read-around"] = self._around
         return Result(
-            seconds=max(0.0, self._last_answer - self.recording.lead),
+            seconds=max(0.0, self._last_answer - self._began),
+            held_s=self._began - self.recording.lead,
             requests=len(self.recording.steps),
             upcalls=self._upcalls,
             hits=self._hits,
@@ -177,6 +177,19 @@ class Boot:
             heuristics=counted,
             events=list(self.events),
         )
+
+    def _begin_stream(self) -> None:
+        """The stream begins, and the rest of the initramfs shares the processor with it."""
+        assert self._stream is not None
+        self._stream.begin()
+        self.processor.compute(min(HEAD_START, self.recording.lead), self._begin)
+
+    def _begin(self) -> None:
+        """The first requests' processes begin: userland."""
+        self._began = self.clock.now
+        for number, left in enumerate(self._left):
+            if not left:
+                self._compute(number)
 
     # A step's life: compute, ask, wait, be answered.
 

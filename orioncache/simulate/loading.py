@@ -25,8 +25,13 @@ def load(path: Path) -> Recording:
     return recording_of(read_trace(path), path.name)
 
 
-def recording_of(trace: Trace, name: str) -> Recording:
+def recording_of(trace: Trace, name: str, until_ns: int | None = None) -> Recording:
     """A recording from a trace.
+
+    Args:
+        trace: the trace.
+        name: for people.
+        until_ns: on the trace's clock; what was asked later is left out.
 
     Raises:
         UserError: it has no reads, or no names and sizes.
@@ -48,6 +53,7 @@ def recording_of(trace: Trace, name: str) -> Recording:
             record.outcome,
         )
         for record in trace.records
+        if until_ns is None or record.t_ns <= until_ns
     )
     if not steps:
         raise UserError(f"{name} has no reads", "record a boot, or any use of a mount")

@@ -4,7 +4,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 
-from orioncache.simulate.model import Scene
+from orioncache.simulate.model import SLICE_S, Scene
 
 
 class Clock:
@@ -33,10 +33,10 @@ class Clock:
 
 
 class Processor:
-    """One processor: processes compute in turn, and work for I/O comes before them.
+    """One processor: whoever computes has it in turn, a slice each, and work for I/O comes before them.
 
     Attributes:
-        busy: seconds that it has worked for processes.
+        busy: seconds that it has worked for processes and other threads.
         busy_io: seconds that it has worked for I/O.
     """
 
@@ -44,13 +44,14 @@ class Processor:
         self._clock = clock
         self._free_io = 0.0
         self._queue: deque[tuple[float, Callable[[], None]]] = deque()
-        self._running: Callable[[], None] | None = None
+        self._running: tuple[float, Callable[[], None]] | None = None
         self._ends = 0.0
         self.busy = 0.0
         self.busy_io = 0.0
 
     def compute(self, seconds: float, done: Callable[[], None]) -> None:
-        """A process computes, as soon as those that came before have."""
+        """A thread computes, in turn with all others."""
+        self.busy += seconds
         self._queue.append((seconds, done))
         if self._running is None:
             self._next()
@@ -69,17 +70,22 @@ class Processor:
         if not self._queue:
             self._running = None
             return
-        seconds, self._running = self._queue.popleft()
-        self.busy += seconds
-        self._ends = max(self._clock.now, self._free_io) + seconds
+        seconds, done = self._queue.popleft()
+        part = min(seconds, SLICE_S)
+        self._running = seconds - part, done
+        self._ends = max(self._clock.now, self._free_io) + part
         self._clock.at(self._ends, self._look)
 
     def _look(self) -> None:
         if self._ends > self._clock.now:
             self._clock.at(self._ends, self._look)
             return
-        done = self._running
-        assert done is not None
+        assert self._running is not None
+        left, done = self._running
+        if left > 0:
+            self._queue.append((left, done))
+            self._next()
+            return
         self._next()
         done()
 

@@ -34,10 +34,10 @@ class Costs:
     request_s: float = 100e-6
     fetch_s: float = 1.8e-9
     trip_s: float = 120e-6
-    upcall_s: float = 60e-6
-    copy_s: float = 2.0e-9
-    touch_s: float = 37e-6
-    unpack_s: float = 2.8e-9
+    upcall_s: float = 20e-6
+    copy_s: float = 2.3e-9
+    touch_s: float = 29e-6
+    unpack_s: float = 4.0e-9
     lookup_s: float = 20e-6
     heuristic_s: float = 0.0
 
@@ -94,5 +94,7 @@ AROUND_FROM_NS, AROUND_FULL_NS, AROUND_MOST = 500_000, 10_000_000, 1 << 20
 AHEAD_MOST = 8 << 20
 RUN_BYTES, RUN_BLOCKS = 1 << 20, 256
 PAGE = 4096
+# How long one thread has the processor before the next one: a tick of a kernel with HZ=250.
+SLICE_S = 0.004
 # What the kernel reads around a page fault, and the most in one READ.
 READAHEAD = 1 << 20

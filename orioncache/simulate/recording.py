@@ -1,10 +1,11 @@
 """A trace turned into what can be replayed: requests, what each had to wait for, and the work before it.
 
-A trace has times, and no causes. Three rules make causes of times:
+A trace has times, and no causes. Four rules make causes of times:
 
 - A process goes on after its own last answer.
 - A process that is new goes on after the last answer that anybody got before: whoever forked it.
 - A process that was silent while another one lived from its first request to its last has waited for it.
+- Processes that read the same file side by side do it in the recorded order (:class:`_Beside`).
 
 The work before a request is the time since the last thing that happened to anybody: on one processor,
 somebody's computing. What a process slept is in it, too. Where requests overlap, others compute while one
@@ -13,7 +14,7 @@ requests cost was somebody's work, and what it has less was not (:func:`settle`)
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from orioncache.prefetch.interface import ERROR, READ
 
@@ -120,6 +121,7 @@ def causes(touches: Iterable[Touch]) -> list[Step]:
     pending: list[tuple[float, int]] = []
     own: dict[int, int] = {}
     steps: list[Step] = []
+    side_by_side = _Beside(lives)
     last_event = ordered[0].at if ordered else 0.0
     for number, touch in enumerate(ordered):
         pending.sort()
@@ -141,11 +143,42 @@ def causes(touches: Iterable[Touch]) -> list[Step]:
                 for last, first, pid, last_step in _between(ended, since, touch.at)
                 if first >= since and pid != touch.pid
             ]
+        followed = side_by_side.asks(number, touch)
+        if followed is not None and followed not in after:
+            after.append(followed)
         steps.append(Step(touch, max(0.0, touch.at - last_event), tuple(after), tuple(beside)))
         own[touch.pid] = number
         last_event = touch.at
         pending.append((touch.at + touch.waited, number))
     return steps
+
+
+class _Beside:
+    """Who goes through the same files at the same time.
+
+    Two programs that map the same library fault on the same pages. Whoever faults on a page that the other
+    one's READ is about to bring waits for it, and has no READ of its own that would show it. So a request
+    goes after the last answer that another process, which lived before and after, had got from the same file.
+    """
+
+    def __init__(self, lives: Mapping[int, tuple[float, float, int]]) -> None:
+        self._lives = lives
+        # By inode and process: the last request's number, when it came, when it was answered.
+        self._recent: dict[int, dict[int, tuple[int, float, float]]] = {}
+
+    def asks(self, number: int, touch: Touch) -> int | None:
+        """Notes a request; the number of the one that it goes after, if there is any."""
+        if not touch.pid:
+            return None
+        recent = self._recent.setdefault(touch.inode, {})
+        begun = self._lives[touch.pid][0]
+        found = [
+            (answered, other)
+            for pid, (other, asked, answered) in recent.items()
+            if pid != touch.pid and answered <= touch.at < self._lives[pid][1] and begun < asked
+        ]
+        recent[touch.pid] = number, touch.at, touch.at + touch.waited
+        return max(found)[1] if found else None
 
 
 def settle(steps: Sequence[Step], cost: Callable[[Touch], float]) -> None:

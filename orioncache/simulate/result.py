@@ -56,6 +56,7 @@ class Result:
 
     Attributes:
         seconds: from the first request to the last answer.
+        held_s: by how much the first request came later than recorded: a bundle took the initramfs's time.
         requests: of the trace.
         upcalls: READs that reached the engine.
         hits: of these, answered from RAM.
@@ -71,6 +72,7 @@ class Result:
     """
 
     seconds: float
+    held_s: float
     requests: int
     upcalls: int
     hits: int

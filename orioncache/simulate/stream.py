@@ -19,7 +19,7 @@ WINDOW_FIRST, WINDOW_LEAST, WINDOW_MOST = 1 << 20, 512 << 10, 8 << 20
 QUEUE_S = 0.020
 
 # Seconds between the stream's beginning and the first request: the overlay is mounted, roots are switched.
-HEAD_START = 0.015
+HEAD_START = 0.021
 
 # In place of a pack's number.
 BUNDLE = -1
@@ -152,7 +152,7 @@ class Stream:
             else:
                 self._window = max(WINDOW_LEAST, self._window * 3 // 4)
         raw = sum(frame.raw for frame in piece.frames)
-        self._processor.work(raw * self._costs.unpack_s, lambda: self._unpacked(piece))
+        self._processor.compute(raw * self._costs.unpack_s, lambda: self._unpacked(piece))
 
     def _unpacked(self, piece: Piece) -> None:
         for frame in piece.frames:
@@ -191,7 +191,7 @@ class Stream:
         new = {inode for inode, _, _ in frame.chunks} - self._known
         self._known |= new
         cost = frame.raw * self._costs.copy_s + len(new) * self._costs.lookup_s
-        self._processor.work(cost, lambda: self._stored(frame))
+        self._processor.compute(cost, lambda: self._stored(frame))
 
     def _stored(self, frame: Frame) -> None:
         frame.state = STORED

@@ -17,10 +17,10 @@ from orioncache.simulate import eviction
 from orioncache.simulate.boot import Boot
 from orioncache.simulate.bounds import bounds
 from orioncache.simulate.experiment import Point, simulate, sweep, vary
-from orioncache.simulate.model import Costs, Scene
+from orioncache.simulate.model import SLICE_S, Costs, Scene
 from orioncache.simulate.pages import PageCache, Readahead
 from orioncache.simulate.recording import Recording, Touch, causes, settle
-from orioncache.simulate.stream import HEAD_START, Frame
+from orioncache.simulate.stream import Frame
 from orioncache.simulate.views import TraceView
 
 BLOCK = 128 << 10
@@ -153,10 +153,13 @@ class TestStream:
         assert result.bytes_read == 4096 + 8 * BLOCK // 2
 
     def test_what_is_on_its_way_is_waited_for(self):
-        """The index takes a round trip, and the frames another; HEAD_START is one and a half of them."""
-        result = self.run(bundle_of(range(8)), lead=HEAD_START)
+        """The index takes a round trip, and the frames another; the initramfs goes on for one and a half.
+
+        The index is looked at when the slice ends that the initramfs has then, the third.
+        """
+        result = self.run(bundle_of(range(8)), lead=0.015)
         assert (result.lates, result.hits, result.blocks_fetched_late) == (1, 0, 0)
-        assert result.seconds == pytest.approx(2 * 0.010 - HEAD_START + 7 * 0.02)
+        assert result.seconds == pytest.approx(3 * SLICE_S + 0.010 - 0.015 + 7 * 0.02)
 
     def test_before_the_index_is_there_nothing_is_known(self):
         result = self.run(bundle_of(range(8)))
@@ -270,11 +273,19 @@ class TestCauses:
 
     def test_two_at_the_same_time_do_not_wait_for_each_other(self):
         touches = [
-            Touch(at, 0.1, 0, 0, 1, pid=1 + number % 2)
+            Touch(at, 0.1, number % 2, 0, 1, pid=1 + number % 2)
             for number, at in enumerate((0.0, 0.05, 0.3, 0.5, 0.7))
         ]
         steps = causes(touches)
         assert [step.after for step in steps] == [(), (), (0,), (1,), (2,)]
+
+    def test_those_that_read_the_same_file_side_by_side_keep_their_order(self):
+        """Nobody asked twice for what the other one's READ brought: it was waited for."""
+        touches = [
+            Touch(at, 0.1, 0, 0, 1, pid=1 + number % 2)
+            for number, at in enumerate((0.0, 0.05, 0.3, 0.5, 0.7))
+        ]
+        assert [step.after for step in causes(touches)] == [(), (), (0, 1), (1, 2), (2,)]
 
     def test_a_request_that_does_not_wait_for_the_one_before(self):
         """Readahead: the second is asked for while the first is under way."""
