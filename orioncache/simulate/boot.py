@@ -426,8 +426,7 @@ class Boot:
         self._send(numbers, AROUND, 0)
 
     def _take_around(self, block: int) -> bool:
-        # As the engine: it looks into its store alone, and reads again what only the kernel has.
-        if self._around_bytes >= AHEAD_MOST or block in self._flights or _key(block) in self._store:
+        if self._around_bytes >= AHEAD_MOST or block in self._flights or self._has(block):
             return False
         length = self.view.length(block)
         if not length:

@@ -37,7 +37,7 @@ DEFAULT_RTT = "0,1,10"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of ``orioncache simulate``."""
     parser.add_argument(
-        "trace", type=Path, metavar="TRACE", help="from orioncache trace record or bench --trace"
+        "trace", type=Path, nargs="?", metavar="TRACE", help="from orioncache trace record or bench --trace"
     )
     parser.add_argument(
         "--release",
@@ -88,7 +88,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--no-bounds", action="store_true", help="do not simulate the lower bounds")
     how.add_argument("--eviction", action="store_true", help="compare eviction policies (needs libcachesim)")
-    how.add_argument("--validate", action="store_true", help="boot the same points under QEMU, and compare")
+    how.add_argument(
+        "--validate", action="store_true", help="boot points under QEMU, predict the same, and compare (root)"
+    )
+    how.add_argument(
+        "--workload", metavar="LIST", help="of --validate: those of bench --workload (default: all kept ones)"
+    )
+    how.add_argument(
+        "--set",
+        action="append",
+        metavar="SET",
+        help="of --validate: none, bundle, or heuristics; again for more "
+        "(default: none, bundle, elf,script,sequential)",
+    )
     how.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each processor)")
     how.add_argument("--json", action="store_true", help="print all figures, for programs")
     parser.set_defaults(run=run)
@@ -96,6 +108,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Simulates, and prints what came of it."""
+    if args.validate:
+        from orioncache.simulate.validate import validate  # noqa: PLC0415
+
+        return validate(args)
+    if args.trace is None:
+        raise UserError(
+            "no trace is given", "record one: orioncache bench --variant orion --rtt 0 --trace FILE"
+        )
     if args.eviction:
         return _eviction(args)
     from orioncache.simulate import experiment, report  # noqa: PLC0415
@@ -105,10 +125,6 @@ def run(args: argparse.Namespace) -> int:
     recording = load(args.trace)
     view = view_of(recording, args.release)
     results = _simulate(args, points)
-    if args.validate:
-        from orioncache.simulate.validate import validate  # noqa: PLC0415
-
-        return int(validate(args, recording, points, results))
     limits = [None] * len(points) if args.no_bounds else experiment.bounds_of(recording, view, points)
     if args.json:
         print(json.dumps(report.document(recording, points, results, limits), indent=2))

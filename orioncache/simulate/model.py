@@ -68,7 +68,7 @@ class Scene:
     readers: int = 8
     cache_size: int = 128 << 20
     read_around: int = -1
-    open_trips: int = 3
+    open_trips: int = 0
     costs: Costs = dataclasses.field(default_factory=Costs)
 
     def __post_init__(self) -> None:

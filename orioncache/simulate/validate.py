@@ -1,7 +1,8 @@
 """Holds predictions against measured boots: the same points under QEMU, on the virtual clock.
 
-A trace begins with its first request and ends with its last answer; userland begins a bit before and ends a
-bit later. That bit is measured once, on the boot with the shortest round trip, and added to every prediction.
+For each workload one boot of first touches is recorded at no round trip, and every point is predicted from
+it. A trace begins with its first request and ends with its last answer; userland begins a bit before and ends a
+bit later. That bit is taken from the recorded boot, and added to every prediction.
 """
 
 import argparse
@@ -9,19 +10,28 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from orioncache.choices import parse
 from orioncache.errors import UserError
-from orioncache.simulate.experiment import Point
-from orioncache.simulate.loading import load
-from orioncache.simulate.recording import Recording
+from orioncache.simulate.experiment import Point, simulate
+from orioncache.simulate.loading import recording_of, view_of
+from orioncache.simulate.model import Scene
 from orioncache.simulate.report import table
-from orioncache.simulate.result import Result
+from orioncache.trace.format import decode
+
+if TYPE_CHECKING:
+    from orioncache.bench.scene import Scene as BenchScene
 
 # A prediction that is further off than this part of the measurement fails.
 BAR = 0.10
+BUNDLE = "bundle"
+SETS = ("none", BUNDLE, "elf,script,sequential")
+# Seconds of real time for one boot.
+TIMEOUT = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +39,20 @@ class Comparison:
     """One point.
 
     Attributes:
+        workload: what booted.
+        set: the heuristics, ``none`` or ``bundle``.
         rtt_ms: the round trip.
         predicted_s: userland, as simulated.
         measured_s: userland, as booted.
+        simulated_in_s: what the simulation took.
     """
 
+    workload: str
+    set: str
     rtt_ms: float
     predicted_s: float
     measured_s: float
+    simulated_in_s: float = 0.0
 
     @property
     def error(self) -> float:
@@ -44,88 +60,154 @@ class Comparison:
         return self.predicted_s / self.measured_s - 1
 
 
-def validate(
-    args: argparse.Namespace, recording: Recording, points: Sequence[Point], results: Sequence[Result]
-) -> int:
+def validate(args: argparse.Namespace) -> int:
     """Boots all points and prints each one's error; 1 if one is beyond ``BAR``.
 
     Raises:
         UserError: a point cannot be booted, or a boot failed.
     """
-    if any(set(point.varied) - {"rtt"} for point in points):
-        raise UserError("--validate boots points that differ in their round trip alone", "leave --sweep out")
-    if points[0].bundle is not None:
-        raise UserError("--validate boots releases without a bundle", "leave --bundle out")
-    if any(point.choices for point in points):
+    from orioncache.bench.kept import KEPT  # noqa: PLC0415
+
+    if args.trace is not None or args.sweep or args.bundle is not None or args.profile is not None:
         raise UserError(
-            "--validate boots the cache as it is, and that runs no heuristics yet", "leave --heuristic out"
+            "--validate records the boots that it needs",
+            "choose points with --workload, --set and --rtt alone",
         )
-    measured, outside = _boot(points, recording)
-    found = [
-        Comparison(point.scene.rtt_ms, result.seconds + outside, measured[point.scene.rtt_ms])
-        for point, result in zip(points, results, strict=True)
-    ]
+    workloads = args.workload.split(",") if args.workload else list(KEPT)
+    sets = args.set or SETS
+    for each in sets:
+        if each != BUNDLE:
+            _check(each)
+    trips = [_trip(text) for text in args.rtt.split(",")]
+    boots = len(workloads) * len(sets) * len(trips)
+    print(
+        f"{boots} boots, some 10 s each; a recording of each workload, if there is none yet", file=sys.stderr
+    )
+    found: list[Comparison] = []
+    for workload in workloads:
+        found += _workload(workload, sets, trips, args)
     if args.json:
-        print(
-            json.dumps(
-                {
-                    "outside_s": outside,
-                    "bar": BAR,
-                    "points": [dataclasses.asdict(each) | {"error": each.error} for each in found],
-                },
-                indent=2,
-            )
-        )
+        points = [dataclasses.asdict(each) | {"error": each.error} for each in found]
+        print(json.dumps({"bar": BAR, "points": points}, indent=2))
     else:
-        print("\n".join(lines(found, outside)))
+        print("\n".join(lines(found)))
     return int(any(abs(each.error) > BAR for each in found))
 
 
-def lines(found: Sequence[Comparison], outside: float) -> list[str]:
-    """The comparison as text."""
-    rows: list[tuple[str, ...]] = [("RTT ms", "predicted s", "measured s", "error")]
+def lines(found: Sequence[Comparison]) -> list[str]:
+    """The comparisons as text."""
+    rows: list[tuple[str, ...]] = [("workload", "set", "RTT ms", "predicted s", "measured s", "error", "")]
     rows += [
-        (f"{each.rtt_ms:g}", f"{each.predicted_s:.3f}", f"{each.measured_s:.3f}", f"{100 * each.error:+.1f}%")
+        (
+            each.workload,
+            each.set,
+            f"{each.rtt_ms:g}",
+            f"{each.predicted_s:.3f}",
+            f"{each.measured_s:.3f}",
+            f"{100 * each.error:+.1f}%",
+            "" if abs(each.error) <= BAR else "missed",
+        )
         for each in found
     ]
     worst = max(abs(each.error) for each in found)
+    slowest = max(each.simulated_in_s for each in found)
     return [
         *table(rows),
         "",
-        f"userland before the first request and after the last answer: {outside:.3f} s",
-        f"worst error {100 * worst:.1f}%, bar {100 * BAR:.0f}%: {'met' if worst <= BAR else 'missed'}",
+        f"worst error {100 * worst:.1f}%, bar {100 * BAR:.0f}%: {'met' if worst <= BAR else 'missed'}; "
+        f"the longest simulation took {slowest:.2f} s",
     ]
 
 
-def _boot(points: Sequence[Point], recording: Recording) -> tuple[dict[float, float], float]:
-    """Measured userland by round trip, and what of it lies outside of a trace."""
-    from orioncache.bench import cli, sample  # noqa: PLC0415
+def _check(text: str) -> None:
+    from orioncache.prefetch.prefetcher import create  # noqa: PLC0415
 
-    scene = points[0].scene
-    trips = dict.fromkeys(point.scene.rtt_ms for point in points)
-    with tempfile.TemporaryDirectory(prefix="orion-validate-") as folder:
-        samples, trace = Path(folder, "samples.json"), Path(folder, "boot.trace")
-        words = ["--variant", "orion", "--rtt", ",".join(f"{trip:g}" for trip in trips)]
-        words += ["--servers", str(scene.servers), "--json", str(samples), "--trace", str(trace)]
-        if scene.rate_mbit is not None:
-            words += ["--rate", f"{scene.rate_mbit:g}"]
-        if scene.read_around >= 0:
-            words += ["--append", f"orion.read_around={scene.read_around}"]
-        parser = argparse.ArgumentParser()
-        cli.configure(parser)
-        with redirect_stdout(sys.stderr):
-            cli.run(parser.parse_args(words))
-        measured = {
-            each.rtt_ms: each.phases_s.userland
-            for each in sample.read(samples).samples
-            if each.phases_s is not None
-        }
-        shortest = min(measured)
-        (booted,) = [trace] if trace.exists() else Path(folder).glob(f"boot.orion-rtt{shortest:g}-run1.trace")
-        again = load(booted)
-    if recording.manifest and recording.manifest != again.manifest:
+    try:
+        create(parse(text))
+    except ValueError as error:
         raise UserError(
-            f"{recording.name} was recorded of another release than the bench boots",
-            "record it with orioncache bench --variant orion --rtt 0 --trace FILE",
+            f"--set {text}: {error}", "for instance --set none --set bundle --set elf,script"
+        ) from None
+
+
+def _trip(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(
+            f"--rtt: '{text}' is no number of milliseconds", "for instance --rtt 0,1,10"
+        ) from None
+
+
+def _workload(
+    workload: str, sets: Sequence[str], trips: Sequence[float], args: argparse.Namespace
+) -> Iterator[Comparison]:
+    """All points of one workload."""
+    from orioncache.bench import cli, recorded  # noqa: PLC0415
+    from orioncache.bench.plan import VARIANTS  # noqa: PLC0415
+    from orioncache.release.bundle import DEFAULT_ROLE, place  # noqa: PLC0415
+
+    parser = argparse.ArgumentParser()
+    cli.configure(parser)
+    wanted = [VARIANTS["orion"], *([VARIANTS["orion-profile"]] if BUNDLE in sets else [])]
+    scene = cli.prepare(parser.parse_args(["--workload", workload]), "tcg", wanted)
+    kept = recorded.recorded(scene, "touch", name=workload, timeout=TIMEOUT)
+    marks = json.loads((kept / recorded.MARKS).read_text())
+    trace = decode((kept / recorded.TRACE).read_bytes(), f"the recorded boot of {workload}")
+    recording = recording_of(trace, workload, marks["ready"])
+    outside = (marks["ready"] - marks["initramfs"]) / 1e9 - recording.span
+    view = view_of(recording, scene.release)
+    rate = None if args.rate == "none" else float(args.rate)
+    measured = _boot(scene, workload, sets, trips, rate)
+    for each in sets:
+        bundle = None
+        if each == BUNDLE:
+            assert scene.bundled is not None
+            bundle = place(scene.bundled, DEFAULT_ROLE)
+        for trip in trips:
+            point = Point(Scene(rtt_ms=trip, rate_mbit=rate), [] if bundle else parse(each), bundle=bundle)
+            began = time.process_time()
+            predicted = simulate(recording, view, point).seconds + outside
+            took = time.process_time() - began
+            yield Comparison(workload, each, trip, predicted, measured[each, trip], took)
+
+
+def _boot(
+    scene: "BenchScene", workload: str, sets: Sequence[str], trips: Sequence[float], rate: float | None
+) -> Mapping[tuple[str, float], float]:
+    """Measured userland by set and round trip."""
+    from orioncache.bench.plan import VARIANTS, Link, Run  # noqa: PLC0415
+    from orioncache.bench.session import run_plan  # noqa: PLC0415
+    from orioncache.bench.virtual import virtual_clock  # noqa: PLC0415
+
+    plan: dict[tuple[str, float], Run] = {}
+    for number, each in enumerate(sets):
+        variant = VARIANTS["orion-profile" if each == BUNDLE else "orion"]
+        if each != BUNDLE:
+            # Logs are named after it, in which a list has no place.
+            words = [*variant.words, f"orion.heuristics={each}"]
+            variant = dataclasses.replace(variant, name=f"{workload}-set{number}", words=words)
+        for trip in trips:
+            plan[each, trip] = Run(variant, Link(trip, rate), 1)
+    failures: list[str] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="orion-validate-") as logs,
+        virtual_clock(scene) as machine,
+    ):
+        samples = run_plan(
+            list(plan.values()),
+            machine,
+            clock="virtual",
+            servers=scene.servers,
+            logs=Path(logs),
+            jobs=2,
+            timeout=TIMEOUT,
+            failed=lambda run, outcome: failures.append(f"{run.name}: {outcome.error}"),
         )
-    return measured, measured[shortest] - again.span
+    if failures:
+        raise UserError(f"a boot failed: {failures[0]}", "see why: orioncache bench --keep DIR")
+    return {
+        key: sample.phases_s.userland
+        for key, sample in zip(plan, samples, strict=True)
+        if sample.phases_s is not None
+    }

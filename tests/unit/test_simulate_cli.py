@@ -153,8 +153,7 @@ def test_evictions(capsys, trace):
         (["--sweep", "elf.depth=3"], "elf does not run"),
         (["--release", "/nonexistent"], "no release that can be read"),
         (["--bundle", "/etc/hostname"], "no bundle"),
-        (["--validate", "--heuristic", "elf"], "runs no heuristics"),
-        (["--validate", "--sweep", "servers=1,2"], "round trip alone"),
+        (["--validate"], "records the boots that it needs"),
     ],
 )
 def test_a_mistake_is_one_line_and_a_mend(capsys, trace, words, problem):
@@ -194,6 +193,23 @@ def test_the_list_has_all_that_can_be_set(capsys):
 
 
 def test_the_comparison_says_whether_the_bar_is_met():
-    good, bad = Comparison(0, 1.05, 1.0), Comparison(10, 0.8, 1.0)
-    assert lines([good], 0.03)[-1] == "worst error 5.0%, bar 10%: met"
-    assert lines([good, bad], 0.03)[-1] == "worst error 20.0%, bar 10%: missed"
+    good, bad = Comparison("a", "none", 0, 1.05, 1.0, 0.02), Comparison("a", "bundle", 10, 0.8, 1.0, 0.07)
+    assert lines([good])[-1] == "worst error 5.0%, bar 10%: met; the longest simulation took 0.02 s"
+    found = lines([good, bad])
+    assert found[-1] == "worst error 20.0%, bar 10%: missed; the longest simulation took 0.07 s"
+    assert ["missed" in line for line in found[1:3]] == [False, True]
+
+
+def test_what_is_validated_is_checked_before_anything_is_booted(capsys):
+    for words, problem in (
+        (["--set", "psychic"], "no heuristic 'psychic'"),
+        (["--set", "elf:"], "TUNABLE=VALUE"),
+        (["--rtt", "fast"], "'fast' is no number"),
+    ):
+        code, _, errors = run(capsys, "simulate", "--validate", *words)
+        assert code == 1 and problem in errors and "mend:" in errors
+
+
+def test_a_trace_is_needed_for_all_else(capsys):
+    code, _, errors = run(capsys, "simulate")
+    assert code == 1 and "no trace is given" in errors
