@@ -38,6 +38,11 @@ class Variant:
     readahead_kb: int | None = None
     words: Sequence[str] = ()
 
+    @property
+    def records(self) -> bool:
+        """Whether its cache can record a trace."""
+        return self.source == "orion" and self.released
+
     def command_line(self, servers: Sequence[str], path: str) -> list[str]:
         """Words for the kernel command line.
 

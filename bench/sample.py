@@ -56,6 +56,34 @@ class Nbd(msgspec.Struct, frozen=True):
     read_bytes: int
 
 
+class Use(msgspec.Struct, frozen=True):
+    """So many blocks, or pages of a bundle, of which the same became.
+
+    Attributes:
+        count: how many.
+        bytes: of them, as they are in files.
+    """
+
+    count: int
+    bytes: int
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """What the cache read on servers for one reason.
+
+    Attributes:
+        reads: how many.
+        bytes: that they brought over the link; a bundle's are packed.
+        parts: what is counted in ``uses``: ``blocks``, or ``pages`` of a bundle.
+        uses: what became of them, by the words of :data:`orioncache.bench.waterfall.uses.USES`.
+    """
+
+    reads: int
+    bytes: int
+    parts: str
+    uses: dict[str, Use]
+
+
 class Sample(msgspec.Struct, frozen=True):
     """One boot.
 
@@ -79,6 +107,8 @@ class Sample(msgspec.Struct, frozen=True):
         accel: ``tcg`` or ``kvm``.
         real_s: what the run took on the host's clock.
         nbd: None where the root was no block device.
+        fetched: by reason (``demand``, ``read-around``, ``heuristics``, ``bundle``); None where the cache did
+            not record.
     """
 
     variant: str
@@ -100,6 +130,7 @@ class Sample(msgspec.Struct, frozen=True):
     accel: str = "tcg"
     real_s: float = 0.0
     nbd: Nbd | None = None
+    fetched: dict[str, Fetched] | None = None
 
 
 class Document(msgspec.Struct, frozen=True):

@@ -22,7 +22,7 @@ def run_plan(
     jobs: int,
     timeout: float,
     failed: Callable[[Run, Outcome], None],
-    ended: Callable[[Run, Outcome], None] | None = None,
+    ended: Sequence[Callable[[Run, Outcome], None]] = (),
 ) -> list[Sample]:
     """Boots all runs and returns their samples in the plan's order.
 
@@ -35,7 +35,7 @@ def run_plan(
         jobs: boots at the same time.
         timeout: seconds of real time for one boot.
         failed: told of each run that was not ok.
-        ended: told of each run, as soon as it has ended.
+        ended: they are told of each run, as soon as it has ended.
     """
     stop = threading.Event()
     samples: dict[int, Sample] = {}
@@ -63,8 +63,8 @@ def run_plan(
                     index = waiting.pop(future)
                     sample, outcome = future.result()
                     samples[index] = sample
-                    if ended is not None:
-                        ended(runs[index], outcome)
+                    for tell in ended:
+                        tell(runs[index], outcome)
                     if not sample.ok:
                         failed(runs[index], outcome)
         finally:

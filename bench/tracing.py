@@ -22,20 +22,16 @@ def traced(variants: Sequence[Variant], mode: str) -> list[Variant]:
     Raises:
         UserError: none of them can record.
     """
-    if not any(_records(variant) for variant in variants):
+    if not any(variant.records for variant in variants):
         raise UserError(
             "none of the variants records a trace", "--trace wants one that serves a release: orion"
         )
     return [
         dataclasses.replace(variant, words=[*variant.words, f"orion.trace={mode}"])
-        if _records(variant)
+        if variant.records
         else variant
         for variant in variants
     ]
-
-
-def _records(variant: Variant) -> bool:
-    return variant.source == "orion" and variant.released
 
 
 class TraceFiles:
@@ -43,7 +39,7 @@ class TraceFiles:
 
     def __init__(self, path: Path, runs: Sequence[Run]) -> None:
         self._path = path
-        self._single = sum(_records(run.variant) for run in runs) == 1
+        self._single = sum(run.variant.records for run in runs) == 1
         self._runs = runs
         self._written: dict[str, Trace] = {}
 

@@ -1,10 +1,12 @@
 """The page: one HTML file that loads nothing, for a browser or a mail.
 
 The bars are plain boxes whose widths are in the style sheet. Plotly was weighed: its script alone makes every
-page 4.8 MB, and what it adds to a row of stacked bars is a toolbar.
+page 4.8 MB, and what it adds to a row of stacked bars is a toolbar. Waterfalls
+are drawn by a script of 12 kB.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,22 @@ from orioncache.bench.fs import report as figures
 from orioncache.bench.report.bars import bars
 from orioncache.bench.report.summary import PHASES, SPREAD_LIMIT, Cell, cells, one_line, seconds
 from orioncache.bench.sample import Document
+from orioncache.bench.waterfall.figure import Recorded, fetched, figure
+from orioncache.bench.waterfall.uses import USES
 
 TEMPLATES = Path(__file__).parent.parent / "pages"
 TICKS = 5
 
 
-def page(document: Document) -> str:
-    """The whole page; whatever comes from a guest or from the command line is escaped."""
+def page(document: Document, recorded: Sequence[Recorded] = ()) -> str:
+    """The whole page; whatever comes from a guest or from the command line is escaped.
+
+    Args:
+        document: what was measured.
+        recorded: the boots that are shown as waterfalls.
+    """
     import jinja2  # noqa: PLC0415 # only the workbench has jinja2
+    import markupsafe  # noqa: PLC0415
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -46,6 +56,17 @@ def page(document: Document) -> str:
         spread_limit=SPREAD_LIMIT,
         headline=_headline(found),
         bars=[(each, figures.bar(each), figures.value(each)) for each in bars(document)],
+        waterfalls=[
+            {
+                "title": each.title,
+                "figure": figure(each),
+                "fetched": fetched(each.judged),
+                "is_touched_known": each.is_touched_known,
+            }
+            for each in recorded
+        ],
+        uses=USES,
+        script=markupsafe.Markup((TEMPLATES / "waterfall.js").read_text()),
         repeated=any(len(cell.runs) > 1 for cell in found),
     )
 
