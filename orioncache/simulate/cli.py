@@ -13,7 +13,7 @@ Examples:
   orioncache simulate boot.trace --release DIR --sweep heuristic=none,elf,elf+script --sweep rtt=0,1,10 --json
   orioncache simulate touches.trace --release DIR --bundle DIR/bundles/default.bundle
   orioncache simulate boot.trace --eviction --cache-size 8M        which blocks to keep
-  orioncache simulate boot.trace --validate                        boots the same points under QEMU (as root)
+  orioncache simulate --validate                 boots points under QEMU, and predicts the same (as root)
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Holds predictions against measured boots: the same points under QEMU, on the virtual clock.
 
 For each workload one boot of first touches is recorded at no round trip, and every point is predicted from
-it. A trace begins with its first request and ends with its last answer; userland begins a bit before and ends a
-bit later. That bit is taken from the recorded boot, and added to every prediction.
+it. A trace begins with its first request and ends with its last answer; userland begins a bit before and
+ends a bit later. That bit is taken from the recorded boot, and added to every prediction.
 """
 
 import argparse
