@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from orioncache.choices import parse
 from orioncache.errors import UserError
-from orioncache.simulate.experiment import Point, simulate
+from orioncache.simulate.experiment import Point, simulate, vary
 from orioncache.simulate.loading import recording_of, view_of
 from orioncache.simulate.model import Scene
 from orioncache.simulate.report import table
@@ -79,13 +79,14 @@ def validate(args: argparse.Namespace) -> int:
         if each != BUNDLE:
             _check(each)
     trips = [_trip(text) for text in args.rtt.split(",")]
+    link = vary(Point(Scene(), []), "rate", args.rate).scene
     boots = len(workloads) * len(sets) * len(trips)
     print(
         f"{boots} boots, some 10 s each; a recording of each workload, if there is none yet", file=sys.stderr
     )
     found: list[Comparison] = []
     for workload in workloads:
-        found += _workload(workload, sets, trips, args)
+        found += _workload(workload, sets, trips, link)
     if args.json:
         points = [dataclasses.asdict(each) | {"error": each.error} for each in found]
         print(json.dumps({"bar": BAR, "points": points}, indent=2))
@@ -140,7 +141,7 @@ def _trip(text: str) -> float:
 
 
 def _workload(
-    workload: str, sets: Sequence[str], trips: Sequence[float], args: argparse.Namespace
+    workload: str, sets: Sequence[str], trips: Sequence[float], network: Scene
 ) -> Iterator[Comparison]:
     """All points of one workload."""
     from orioncache.bench import cli, recorded  # noqa: PLC0415
@@ -157,15 +158,15 @@ def _workload(
     recording = recording_of(trace, workload, marks["ready"])
     outside = (marks["ready"] - marks["initramfs"]) / 1e9 - recording.span
     view = view_of(recording, scene.release)
-    rate = None if args.rate == "none" else float(args.rate)
-    measured = _boot(scene, workload, sets, trips, rate)
+    measured = _boot(scene, workload, sets, trips, network.rate_mbit)
     for each in sets:
         bundle = None
         if each == BUNDLE:
             assert scene.bundled is not None
             bundle = place(scene.bundled, DEFAULT_ROLE)
         for trip in trips:
-            point = Point(Scene(rtt_ms=trip, rate_mbit=rate), [] if bundle else parse(each), bundle=bundle)
+            link = dataclasses.replace(network, rtt_ms=trip)
+            point = Point(link, [] if bundle else parse(each), bundle=bundle)
             began = time.process_time()
             predicted = simulate(recording, view, point).seconds + outside
             took = time.process_time() - began

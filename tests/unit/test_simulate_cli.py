@@ -205,6 +205,7 @@ def test_what_is_validated_is_checked_before_anything_is_booted(capsys):
         (["--set", "psychic"], "no heuristic 'psychic'"),
         (["--set", "elf:"], "TUNABLE=VALUE"),
         (["--rtt", "fast"], "'fast' is no number"),
+        (["--rate", "much"], "rate=much"),
     ):
         code, _, errors = run(capsys, "simulate", "--validate", *words)
         assert code == 1 and problem in errors and "mend:" in errors
