@@ -62,7 +62,8 @@ def heuristics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: users\nVersion: 1\n")
     lines = [f"{name} = users:{name.title()}" for name in ("next", "raises", "loops", "floods")]
     (about / "entry_points.txt").write_text("\n".join(["[orioncache.heuristics]", *lines, ""]))
-    monkeypatch.setenv("PYTHONPATH", str(packages))
+    # Before what is there: the tests under sanitizers have their library so.
+    monkeypatch.setenv("PYTHONPATH", str(packages), prepend=os.pathsep)
 
 
 @pytest.fixture
