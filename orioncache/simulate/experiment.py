@@ -161,7 +161,7 @@ def simulate(recording: Recording, view: SimulatedView, point: Point) -> Result:
     Raises:
         UserError: a heuristic is not known, or a value is wrong.
     """
-    bundle = read_frames(point.bundle) if point.bundle is not None else None
+    bundle = read_frames(point.bundle, recording.manifest) if point.bundle is not None else None
     heuristics = create(point.choices)
     return Boot(recording, view, heuristics, point.scene, limits=limits_of(point), bundle=bundle).run()
 

@@ -57,8 +57,8 @@ class Scene:
         readers: reads at the same time on one server, as the cache's option says.
         cache_size: bytes of RAM for blocks (both levels together).
         read_around: bytes around a miss; -1: what the round trip is worth, as native/fetch.c has it.
-        open_trips: round trips before the first read of a pack on a server: NFS looks directory and file up,
-            and opens it.
+        open_trips: round trips before the first read of a pack on a server, three if NFS has yet to look
+            directory and file up and to open it; the engine does that before it is needed.
         costs: of the processor.
     """
 

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from orioncache.errors import UserError
 from orioncache.release.bundle import Bundle
 from orioncache.simulate.machine import Clock, Network, Processor, Request
 from orioncache.simulate.model import PAGE, Costs
@@ -58,13 +59,20 @@ class Piece(Request):
         self.frames = frames
 
 
-def read_frames(path: Path) -> tuple[list[Frame], int]:
+def read_frames(path: Path, manifest: str) -> tuple[list[Frame], int]:
     """The frames of a bundle, and the bytes of its index.
+
+    Args:
+        path: the bundle's file.
+        manifest: digest of the release's manifest, in hexadecimal; empty: not known.
 
     Raises:
         BundleError: it is none, or broken.
+        UserError: it is of another release.
     """
     bundle = Bundle(path)
+    if manifest and bundle.manifest.hex() != manifest:
+        raise UserError(f"{path} belongs to another release than the trace", "give a bundle of that release")
     frames = [
         Frame(
             each.packed,

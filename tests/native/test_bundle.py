@@ -26,6 +26,7 @@ from orioncache.release.bundle import (
 from orioncache.release.bundling import Piece
 from orioncache.release.content import Content, open_manifest
 from orioncache.release.verify import bundle_problems
+from orioncache.simulate.stream import read_frames
 from tests.release_writer import directory, file, write_manifest, write_release
 
 BLOCK = 128 << 10
@@ -99,6 +100,15 @@ def test_what_is_written_is_what_the_release_has_in_order_of_time(release):
     assert bundle.frames[0].t_us == 100
     assert problems(release, written.path) == []
     assert bundles(release) == [written.path]
+
+
+def test_the_simulator_streams_the_frames_of_its_own_release_alone(release):
+    bundle = Bundle(write(release, SOME).path)
+    frames, index = read_frames(bundle.path, bundle.manifest.hex())
+    assert [frame.packed for frame in frames] == [frame.packed for frame in bundle.frames]
+    assert index == bundle.frames[0].offset
+    with pytest.raises(UserError, match="belongs to another release"):
+        read_frames(bundle.path, bytes(len(bundle.manifest)).hex())
 
 
 def test_frames_are_lz4_blocks_of_at_most_256_kib_or_stored(release):
