@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Floods(Heuristic):
 
 
 @pytest.fixture
-def heuristics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def heuristics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A package of a user's, installed where the cache finds it."""
     packages = tmp_path / "packages"
     about = packages / "users-1.dist-info"
@@ -62,8 +63,14 @@ def heuristics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: users\nVersion: 1\n")
     lines = [f"{name} = users:{name.title()}" for name in ("next", "raises", "loops", "floods")]
     (about / "entry_points.txt").write_text("\n".join(["[orioncache.heuristics]", *lines, ""]))
-    # Before what is there: the tests under sanitizers have their library so.
-    monkeypatch.setenv("PYTHONPATH", str(packages), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(packages))
+    # Under sanitizers the command sets its own, for the instrumented library.
+    before = list(COMMAND)
+    COMMAND[:] = [
+        f"{word}{os.pathsep}{packages}" if word.startswith("PYTHONPATH=") else word for word in before
+    ]
+    yield
+    COMMAND[:] = before
 
 
 @pytest.fixture
