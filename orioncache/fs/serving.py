@@ -73,6 +73,10 @@ class Cache:
             UserError: it cannot be mounted, or no server answers.
         """
         _allow_descriptors()
+        if self.options.heuristics not in ("", "none"):
+            self._events.warning(
+                "no heuristics run: only the native engine fetches ahead, and only of a release"
+            )
         if self.options.upload:
             self._events.warning("nothing is uploaded: only the native engine records, and only of a release")
         try:

@@ -253,8 +253,7 @@ class Runner:
         # What it wants departs before the next one is looked at.
         self._depart(time.monotonic())
 
-    def _departed(self, at: float, fields: tuple[Any, ...]) -> None:
-        del at
+    def _departed(self, _at: float, fields: tuple[Any, ...]) -> None:
         assert self._prefetcher is not None
         if fields[8] == _DEMAND and fields[5] < self._servers:
             self._prefetcher.scheduler.demand_departed(fields[3], fields[5])

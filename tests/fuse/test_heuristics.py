@@ -208,5 +208,12 @@ def test_a_wrong_choice_is_one_line(kind: str, tree: Path, tmp_path: Path, text:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.kinds(kinds.PYTHON_RELEASE, kinds.NATIVE_LIVE)
+def test_where_none_can_run_that_is_said(start_cache: StartCache, tree: Path) -> None:
+    cache = start_cache(tree, options=["--heuristics=elf"])
+    cache.expected = ["no heuristics run"]
+    assert any("no heuristics run" in event["text"] for event in cache.status()["events"])
+
+
 def test_without_a_choice_there_are_none(start_cache: StartCache, tree: Path) -> None:
     assert start_cache(tree).status()["prefetch"] is None
