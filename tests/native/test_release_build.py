@@ -286,6 +286,14 @@ def big_tree(top, count=160):
     return sum(path.stat().st_size for path in top.rglob("*") if path.is_file())
 
 
+def size_of(path):
+    """Bytes of a file; None if it is gone, as a pack is when its build has ended."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
 def kill_at(top, store, version, reached):
     """Starts a build and kills it when its pack has so many bytes; whether it was in time for that."""
     with subprocess.Popen(
@@ -295,7 +303,9 @@ def kill_at(top, store, version, reached):
         env=environment(),
     ) as child:
         while child.poll() is None:
-            packs = [path.stat().st_size for path in (store / "builds").glob("*/new.pack") if path.exists()]
+            packs = [
+                size for path in (store / "builds").glob("*/new.pack") if (size := size_of(path)) is not None
+            ]
             if any(size >= reached for size in packs):
                 child.kill()
         return child.returncode != 0
