@@ -323,16 +323,9 @@ static void ask_for_more(struct orion_bundle *bundle)
 		bundle->in_flight += piece->bytes;
 		piece->asked_at = orion_now_ns();
 		pthread_mutex_unlock(&bundle->lock);
-		piece->traced = orion_trace_begin(bundle->options.trace, &(struct orion_trace_record){
-			.t_ns = piece->asked_at,
-			.offset = bundle->index.frames[piece->first].offset,
-			.length = (uint32_t)piece->bytes,
-			.inode = piece->first,
-			.pid = server,
-			.kind = ORION_TRACE_FETCH,
-			.reason = ORION_TRACE_BUNDLE,
-			.blocks_missed = piece->count,
-		});
+		piece->traced = orion_trace_begin_fetch(bundle->options.trace, ORION_TRACE_BUNDLE, server, piece->first,
+							piece->count, bundle->index.frames[piece->first].offset,
+							piece->bytes);
 		orion_upstreams_submit(bundle->upstreams, server, &piece->job);
 		pthread_mutex_lock(&bundle->lock);
 	}

@@ -518,16 +518,8 @@ static int ask(struct orion_fetch *fetch, uint32_t first, uint32_t count, uint32
 	for (uint32_t i = 0; i < count; i++)
 		attempt->bytes += fetch->manifest->blocks[first + i].length;
 	attempt->job.measures = attempt->bytes <= SMALL_READ;
-	attempt->traced = orion_trace_begin(fetch->options.trace, &(struct orion_trace_record){
-		.t_ns = fetch->options.trace ? orion_now_ns() : 0,
-		.offset = fetch->manifest->blocks[first].offset,
-		.length = (uint32_t)attempt->bytes,
-		.inode = first,
-		.pid = (uint32_t)server,
-		.kind = ORION_TRACE_FETCH,
-		.reason = errand.reason,
-		.blocks_missed = count,
-	});
+	attempt->traced = orion_trace_begin_fetch(fetch->options.trace, errand.reason, (uint32_t)server, first, count,
+						  fetch->manifest->blocks[first].offset, attempt->bytes);
 	/* A demand that finds one of these flights promotes this job: it must not be gone, so before it can run. */
 	pthread_mutex_lock(&fetch->lock);
 	for (uint32_t i = 0; i < count; i++)

@@ -168,6 +168,23 @@ uint64_t orion_trace_begin(struct orion_trace *trace, const struct orion_trace_r
 	return number;
 }
 
+uint64_t orion_trace_begin_fetch(struct orion_trace *trace, enum orion_trace_reason reason, uint32_t server,
+				 uint32_t first, uint32_t count, uint64_t offset, size_t length)
+{
+	if (!trace)
+		return ORION_TRACE_NONE;
+	return orion_trace_begin(trace, &(struct orion_trace_record){
+		.t_ns = orion_now_ns(),
+		.offset = offset,
+		.length = (uint32_t)length,
+		.inode = first,
+		.pid = server,
+		.kind = ORION_TRACE_FETCH,
+		.reason = (uint16_t)reason,
+		.blocks_missed = count,
+	});
+}
+
 void orion_trace_end(struct orion_trace *trace, uint64_t number, enum orion_trace_outcome outcome, uint32_t blocks_missed)
 {
 	if (number == ORION_TRACE_NONE)

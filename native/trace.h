@@ -73,6 +73,9 @@ bool orion_trace_is_stopped(struct orion_trace *trace);
 /* Records a request that has just arrived; of the record at begun, wait_ns, outcome, comm and blocks_missed need not be
  * set. Its number, or ORION_TRACE_NONE if there is no room, or no trace (NULL). */
 uint64_t orion_trace_begin(struct orion_trace *trace, const struct orion_trace_record *begun);
+/* The same for a fetch of so many blocks (or frames) that follow each other, from the first one on. */
+uint64_t orion_trace_begin_fetch(struct orion_trace *trace, enum orion_trace_reason reason, uint32_t server,
+				 uint32_t first, uint32_t count, uint64_t offset, size_t length);
 /* Says how it went. A record that is not kept any more, and ORION_TRACE_NONE, are no error. */
 void orion_trace_end(struct orion_trace *trace, uint64_t number, enum orion_trace_outcome outcome, uint32_t blocks_missed);
 

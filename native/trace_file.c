@@ -96,7 +96,8 @@ static int put_names(struct buffer *buffer, const struct orion_manifest *manifes
 	if (!places)
 		return -ENOMEM;
 	for (size_t i = 0; i < count; i++)
-		if (records[i].kind != ORION_TRACE_FETCH && records[i].inode < manifest->inode_count && !places[records[i].inode].is_wanted) {
+		if (records[i].kind != ORION_TRACE_FETCH && records[i].inode < manifest->inode_count &&
+		    !places[records[i].inode].is_wanted) {
 			places[records[i].inode].is_wanted = true;
 			wanted++;
 		}

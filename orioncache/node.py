@@ -85,7 +85,7 @@ def _serve(sources: Sequence[str], mountpoint: str, ready: Callable[[], None]) -
 
 
 def _speculate(engine: Engine, settings: Options, servers: int) -> Runner | None:
-    if settings.heuristics in ("", "none"):
+    if not settings.speculates:
         return None
     from orioncache.prefetch.runner import start_beside  # noqa: PLC0415
 

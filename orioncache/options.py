@@ -241,6 +241,11 @@ class Options:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Options) and vars(self) == vars(other)
 
+    @property
+    def speculates(self) -> bool:
+        """Whether any heuristics are chosen."""
+        return self.heuristics not in ("", "none")
+
     def replace(self, **changes: Any) -> Options:  # noqa: ANN401
         """The same options with other values for some."""
         return Options(**{**vars(self), **changes})
@@ -350,7 +355,7 @@ def _check_upload(found: Options) -> None:
         raise UserError(
             "upload: what is sent is for the nodes of a role, and bundle is off", "name the role with bundle"
         )
-    if found.heuristics not in ("", "none"):
+    if found.speculates:
         raise UserError(
             "upload: heuristics live on the records, which end when a bundle is found or a boot is sent",
             "leave heuristics or upload out",

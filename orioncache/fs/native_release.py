@@ -49,8 +49,7 @@ def start(
     Raises:
         UserError: no server has a manifest that can be believed, or it cannot be mounted.
     """
-    # Never with upload, whose records end when there is a bundle.
-    speculates = options.heuristics not in ("", "none")
+    records, newest = _recorded(options)
     key = read_public_key(options.key) if options.key and options.verify == "on" else None
     engine = Engine(
         cache_size=options.cache_size,
@@ -59,12 +58,8 @@ def start(
         readers=options.readers,
         read_around=options.read_around,
         key=key,
-        trace_records=options.trace_records
-        if options.trace != "off" or options.upload
-        else FEED
-        if speculates
-        else 0,
-        trace_newest=options.trace == "off" and not options.upload,
+        trace_records=records,
+        trace_newest=newest,
         first_touches=options.trace == "touch",
         learns=bool(options.upload) and options.trace == "off",
         role=None if options.bundle == "off" else options.bundle,
@@ -87,6 +82,17 @@ def start(
         raise
     engine.stream(mountpoint)
     return engine
+
+
+def _recorded(options: Options) -> tuple[int, bool]:
+    """How many requests are recorded, and whether the newest ones stay.
+
+    A trace has a boot's beginning; heuristics follow what comes. They never run with an upload, whose records
+    end when there is a bundle.
+    """
+    if options.trace != "off" or options.upload:
+        return options.trace_records, False
+    return FEED if options.speculates else 0, True
 
 
 def _load(engine: Engine, sources: Sequence[str], *, must: bool) -> bool:

@@ -73,7 +73,7 @@ class Cache:
             UserError: it cannot be mounted, or no server answers.
         """
         _allow_descriptors()
-        if self.options.heuristics not in ("", "none"):
+        if self.options.speculates:
             self._events.warning(
                 "no heuristics run: only the native engine fetches ahead, and only of a release"
             )

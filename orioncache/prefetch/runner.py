@@ -38,7 +38,6 @@ OVERDUE = 1.0
 # As native/trace.h has them.
 _RECORD = struct.Struct("<QQQIIIBBH16sII")
 _READ, _FETCH = 0, 2
-_GOOD = 0
 _DEMAND, _AHEAD = 0, 2
 
 WAITS, RUNS, ENDED = "waits", "runs", "ended"
