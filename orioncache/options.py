@@ -27,6 +27,8 @@ MAX_READERS = 256
 # As orioncache.native.engine has them, which is not imported for a --help.
 READ_AROUND_AUTO = -1
 MAX_READ_AROUND = 8 << 20
+# Seconds, as a time that does not come (JSON has no infinity).
+NEVER = 0.0
 # As native/bundle_file.h has it.
 MAX_ROLE = 64
 ROLE_LETTERS = set("abcdefghijklmnopqrstuvwxyz0123456789._-")
@@ -80,6 +82,20 @@ def _read_around(text: str) -> int:
     value = size(text)
     if value > MAX_READ_AROUND:
         raise ValueError(f"'{text}' is out of range: at most {MAX_READ_AROUND >> 20}M")
+    return value
+
+
+def _give_up(text: str) -> float:
+    return NEVER if text.strip().lower() == "never" else seconds(text)
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text.strip().removesuffix("%"))
+    except ValueError:
+        raise ValueError(f"'{text}' is no percentage: write 5 or 2.5%") from None
+    if not 0 <= value <= 100:
+        raise ValueError(f"'{text}' is out of range: 0 to 100")
     return value
 
 
@@ -194,7 +210,13 @@ class Options:
         cache_size: bytes of RAM for blocks as they are (the first level).
         compressed_size: bytes of RAM for lz4 blocks that fell out of the first level (the second level).
         attr_ttl: seconds for which attributes, names and missing names are believed without asking a server.
-        read_timeout: seconds after which a read on a server counts as failed and the next server is asked.
+        read_timeout: seconds after which a thread that reads from a server is abandoned. Others are asked long
+            before (docs/failover.md).
+        hedge_floor: seconds that a read waits at least before the next server is asked as well.
+        hedge_cap: seconds after which it is asked in any case, if the budget allows it.
+        hedge_budget: such additional reads, in percent of all; 0: none.
+        give_up: seconds that a read waits while no server answers, before it fails; NEVER: for ever.
+        spread: ``on`` spreads reads over all servers that are good, instead of asking the best.
         readers: threads that read from one server at the same time.
         control: path of the control socket; empty: one derived from the mount point.
         engine: ``native`` (C answers the kernel) or ``python`` (pyfuse3 does).
@@ -217,6 +239,11 @@ class Options:
     compressed_size: int = 64 << 20
     attr_ttl: float = 3.0
     read_timeout: float = 10.0
+    hedge_floor: float = 0.02
+    hedge_cap: float = 0.5
+    hedge_budget: float = 5.0
+    give_up: float = NEVER
+    spread: str = "off"
     readers: int = 8
     control: str = ""
     engine: str = "native"
@@ -258,7 +285,12 @@ OPTIONS: Sequence[Option] = (
         "compressed_size", size, "SIZE", "RAM for lz4 blocks that fell out of the first level; 0 for none"
     ),
     Option("attr_ttl", seconds, "TIME", "how long attributes and names are believed without asking a server"),
-    Option("read_timeout", seconds, "TIME", "when a read on a server counts as failed"),
+    Option("read_timeout", seconds, "TIME", "when a thread that reads from a server is abandoned"),
+    Option("hedge_floor", seconds, "TIME", "how long a read waits at least before another server is asked too"),
+    Option("hedge_cap", seconds, "TIME", "how long at most"),
+    Option("hedge_budget", _percent, "PERCENT", "such additional reads, of all reads; 0 for none"),
+    Option("give_up", _give_up, "TIME", "when a read fails that no server answers, or never"),
+    Option("spread", _one_of("off", "on"), "on|off", "on: read from all good servers, not from the best alone"),
     Option("readers", _count(MAX_READERS), "N", "reads at the same time on one server"),
     Option("control", str, "PATH", "the control socket; derived from the mount point if not given"),
     Option("engine", _one_of("native", "python"), "NAME", "what answers the kernel: native or python"),
@@ -294,8 +326,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--config", metavar="FILE", type=Path, help="TOML file with these options")
     for option in OPTIONS:
         default = getattr(Options, option.field)
-        shown = f" (default: {'auto' if default == READ_AROUND_AUTO else default})" if default != "" else ""
+        shown = f" (default: {_shown(default)})" if default != "" else ""
         group.add_argument(option.flag, metavar=option.metavar, help=option.help + shown)
+
+
+def _shown(default: object) -> str:
+    if default is NEVER:
+        return "never"
+    return "auto" if default == READ_AROUND_AUTO else str(default)
 
 
 def from_arguments(args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Options:
