@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -55,10 +56,19 @@ void orion_events_destroy(struct orion_events *events)
 	free(events);
 }
 
-void orion_events_tell(struct orion_events *events, enum orion_severity severity, const char *format, ...)
+/* How many fields a format has; what it is given, such as names from a server, may look like more. */
+static uint32_t count_fields(const char *format)
 {
-	va_list arguments;
+	uint32_t count = 0;
 
+	for (; (format = strchr(format, ORION_FIELD_MARK)); format++)
+		count++;
+	return count;
+}
+
+static void note(struct orion_events *events, enum orion_severity severity, enum orion_event_kind kind, const char *format,
+		 va_list arguments)
+{
 	if (!events)
 		return;
 	pthread_mutex_lock(&events->lock);
@@ -70,11 +80,36 @@ void orion_events_tell(struct orion_events *events, enum orion_severity severity
 	}
 	event->monotonic_ns = orion_now_ns();
 	event->severity = severity;
-	va_start(arguments, format);
-	vsnprintf(event->text, sizeof(event->text), format, arguments);
-	va_end(arguments);
+	event->kind = kind;
+	event->field_count = count_fields(format);
+
+	const int length = vsnprintf(event->text, sizeof(event->text), format, arguments);
+
+	if (event->field_count && (length < 0 || (size_t)length >= sizeof(event->text))) {
+		event->text[strcspn(event->text, (char[]){ORION_FIELD_MARK, '\0'})] = '\0';
+		event->field_count = 0;
+	}
 	pthread_mutex_unlock(&events->lock);
 	(void)!write(events->fd, &(uint64_t){1}, sizeof(uint64_t));
+}
+
+void orion_events_tell(struct orion_events *events, enum orion_severity severity, const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	note(events, severity, ORION_EVENT_OTHER, format, arguments);
+	va_end(arguments);
+}
+
+void orion_events_note(struct orion_events *events, enum orion_severity severity, enum orion_event_kind kind,
+		       const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	note(events, severity, kind, format, arguments);
+	va_end(arguments);
 }
 
 bool orion_events_next(struct orion_events *events, struct orion_event *ret, uint64_t *ret_lost)

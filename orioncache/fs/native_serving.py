@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from orioncache import __version__
 from orioncache.control.server import ControlServer
-from orioncache.events import Events
+from orioncache.events import KINDS, SHOWN, Events
 from orioncache.fs.mounting import unmount
 from orioncache.fs.uploading import Upload
 from orioncache.native.engine import Engine
@@ -112,7 +112,7 @@ class ReleaseCache:
             "prefetch": self._speculation.statistics() if self._speculation is not None else None,
             "upload": None if self._upload is None else self._upload.status(),
             "started_ms": {name: round(1000 * (at - self._born), 3) for name, at in moments.items() if at},
-            "events": self._events.last(),
+            "events": self._events.last(SHOWN),
         }
 
     def trace(self) -> tuple[dict[str, object], bytes] | None:
@@ -143,11 +143,11 @@ class ReleaseCache:
     def _tell_events(self) -> None:
         with self._asking:
             happened = self._engine.events()
-        for severity, text in happened:
-            if severity == "info":
-                self._events.info(text)
-            else:
-                self._events.warning(text)
+        since_1970 = time.time() - time.monotonic()
+        for event in happened:
+            self._events.note(
+                event.severity, KINDS[event.kind], event.text, event.fields, at=since_1970 + event.at
+            )
 
 
 def _process_start() -> float:

@@ -13,7 +13,7 @@ import trio
 from orioncache import __version__
 from orioncache.control.server import ControlServer
 from orioncache.errors import UserError
-from orioncache.events import Events
+from orioncache.events import SHOWN, Events
 from orioncache.fs.live import LiveTree
 from orioncache.fs.loading import UNSIGNED, are_releases, load_release
 from orioncache.fs.operations import Operations
@@ -150,7 +150,7 @@ class Cache:
                 "inodes": self._tree.inodes if self._tree is not None else 0,
                 "reads_in_flight": self._reader.in_flight,
             },
-            "events": self._events.last(),
+            "events": self._events.last(SHOWN),
         }
 
     async def _open_tree(self) -> LiveTree | ReleaseTree:

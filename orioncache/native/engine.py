@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 READ_AROUND_AUTO: int = lib.ORION_READ_AROUND_AUTO
 
 SEVERITIES = ("info", "warning", "error")
+# As native/events.h has it.
+FIELD_MARK = "\x1f"
 STATES = ("up", "suspect", "left out")
 
 # <linux/fuse.h>, in the words of the Python engine's handlers.
@@ -53,6 +55,27 @@ class LoadError(Exception):
     def __init__(self, text: str, number: int) -> None:
         super().__init__(text)
         self.number = number
+
+
+class Event:
+    """What the engine told.
+
+    Attributes:
+        severity: one of ``SEVERITIES``.
+        kind: the number of a kind (``enum orion_event_kind``; orioncache.events.KINDS has the words).
+        text: one line.
+        fields: the same for programs.
+        at: when it was, seconds on the clock of ``time.monotonic()``.
+    """
+
+    def __init__(
+        self, severity: str, kind: int, text: str, fields: dict[str, str | int | float], at_ns: int
+    ) -> None:
+        self.severity = severity
+        self.kind = kind
+        self.text = text
+        self.fields = fields
+        self.at = at_ns / 1e9
 
 
 class Engine:
@@ -158,16 +181,24 @@ class Engine:
         """Readable when there is an event."""
         return int(lib.orion_events_fd(lib.orion_engine_events(self._engine)))
 
-    def events(self) -> list[tuple[str, str]]:
-        """Takes what happened: severity and text."""
+    def events(self) -> list[Event]:
+        """Takes what happened since this was asked last, oldest first. From one thread at a time."""
         found = []
         event = ffi.new("struct orion_event *")
         lost = ffi.new("uint64_t *")
         while lib.orion_events_next(lib.orion_engine_events(self._engine), event, lost):
             if lost[0]:
-                found.append(("warning", f"{lost[0]} events were lost"))
-            text = ffi.string(event.text).decode(errors="backslashreplace")
-            found.append((SEVERITIES[event.severity], text))
+                found.append(Event("warning", 0, f"{lost[0]} events were lost", {}, event.monotonic_ns))
+            text, *fields = _text_and_fields(event)
+            found.append(
+                Event(
+                    SEVERITIES[event.severity],
+                    event.kind,
+                    text,
+                    dict(_named(field) for field in fields),
+                    event.monotonic_ns,
+                )
+            )
         return found
 
     def release(self) -> dict[str, object]:
@@ -235,6 +266,24 @@ class Engine:
     def close(self) -> None:
         """Ends it; the mount must be gone."""
         lib.orion_engine_destroy(self._engine)
+
+
+def _text_and_fields(event: Any) -> list[str]:  # noqa: ANN401  # cffi's structs have no types
+    text = str(ffi.string(event.text).decode(errors="backslashreplace"))
+    # From the right: a name in the text may have the mark in it as well.
+    return text.rsplit(FIELD_MARK, event.field_count) if event.field_count else [text]
+
+
+def _named(field: str) -> tuple[str, str | int | float]:
+    name, _, value = field.partition("=")
+    if not value.removeprefix("-")[:1].isdecimal():
+        return name, value
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            pass
+    return name, value
 
 
 def _server(found: object) -> dict[str, object]:
