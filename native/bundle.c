@@ -5,6 +5,7 @@
 #include "bundle_names.h"
 #include "fuse_session.h"
 #include "mount.h"
+#include "whole.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,6 +29,8 @@
 #define WINDOW_LEAST (2 * PIECE_BYTES)
 #define WINDOW_MOST (8u << 20)
 #define QUEUE_NS 20000000u
+/* How long nothing may come of its beginning until another server is asked. */
+#define PATIENCE_NS 100000000u
 /* What the kernel takes in one go. */
 #define STORE_BYTES (128u << 10)
 
@@ -78,6 +81,7 @@ struct piece {
 	uint32_t first, count; /* frames */
 	uint64_t asked_at, traced;
 	size_t bytes; /* packed */
+	bool given_up; /* its frames were asked of another server; under the bundle's lock */
 	struct orion_block *blocks[PIECE_FRAMES]; /* when run() has ended: the good ones */
 };
 
@@ -209,46 +213,85 @@ static void adapt_window(struct orion_bundle *bundle, const struct piece *piece)
 		bundle->window = bundle->window * 3 / 4 < WINDOW_LEAST ? WINDOW_LEAST : bundle->window * 3 / 4;
 }
 
+/* Locked: a frame that a piece brought, or did not. */
+static void take_frame(struct orion_bundle *bundle, struct piece *piece, uint32_t i, bool any, int error)
+{
+	struct frame *frame = &bundle->frames[piece->first + i];
+
+	if (frame->state != WAITING && frame->state != ASKED)
+		return; /* it came from another server */
+	if (any && piece->blocks[i]) {
+		frame->block = piece->blocks[i];
+		piece->blocks[i] = NULL;
+		frame->state = LANDED;
+		bundle->landed++;
+		bundle->count.landed++;
+	} else if (!piece->given_up) {
+		frame->state = orion_error_is_ours(error) ? FAILED : WAITING; /* the next server's, if there is one */
+		bundle->count.failed += frame->state == FAILED;
+	}
+}
+
 static void finish_piece(struct orion_job *job, int error)
 {
 	struct piece *piece = (struct piece *)job;
 	struct orion_bundle *bundle = piece->bundle;
 	/* After a deadline the thread may still be writing to piece->blocks. */
 	const bool any = error != -ETIMEDOUT;
-	const bool ours = orion_error_is_ours(error);
+	char text[ORION_EVENT_TEXT];
 
-	if (!ours)
-		orion_upstreams_report(bundle->upstreams, job->server, error == 0, error == -EBADMSG || error == -ENODATA);
-	if (error && error != -ECANCELED)
-		orion_events_tell(bundle->events, ORION_WARNING, "%s/%s: %s",
-				  orion_upstreams_source(bundle->upstreams, job->server), bundle->path,
-				  error == -EBADMSG ? "a frame does not match its digest" : strerrordesc_np(-error));
+	snprintf(text, sizeof(text), "%s: %s", bundle->path,
+		 error == -EBADMSG ? "a frame does not match its digest" : strerrordesc_np(-error));
+	if (error == -EBADMSG || error == -ENODATA)
+		orion_upstreams_lied(bundle->upstreams, job->server, text);
+	else if (error && !orion_error_is_ours(error))
+		orion_upstreams_failed(bundle->upstreams, job->server, error, text);
 	orion_trace_end(bundle->options.trace, piece->traced, error ? ORION_TRACE_ERROR : ORION_TRACE_HIT, piece->count);
 	pthread_mutex_lock(&bundle->lock);
-	bundle->in_flight -= piece->bytes;
+	if (!piece->given_up)
+		bundle->in_flight -= piece->bytes;
 	if (!error) {
 		adapt_window(bundle, piece);
 		bundle->count.packed_bytes += piece->bytes;
 	}
-	for (uint32_t i = 0; i < piece->count; i++) {
-		struct frame *frame = &bundle->frames[piece->first + i];
-
-		if (any && piece->blocks[i]) {
-			frame->block = piece->blocks[i];
-			piece->blocks[i] = NULL;
-			frame->state = LANDED;
-			bundle->landed++;
-			bundle->count.landed++;
-		} else {
-			frame->state = ours ? FAILED : WAITING; /* the next server's, if there is one */
-			bundle->count.failed += ours;
-		}
-	}
+	for (uint32_t i = 0; i < piece->count; i++)
+		take_frame(bundle, piece, i, any, error);
 	struct orion_bundle_wait *ready = take_ready(bundle);
 
 	pthread_cond_signal(&bundle->changed);
 	pthread_mutex_unlock(&bundle->lock);
 	tell_ready(ready);
+}
+
+/* A server has become suspect: what was asked of it is asked of the next one. A piece that is merely late is left to come:
+ * most wait in a queue of our own making. */
+static bool late_piece(struct orion_job *job, bool resend)
+{
+	struct piece *piece = (struct piece *)job;
+	struct orion_bundle *bundle = piece->bundle;
+
+	if (!resend || orion_upstreams_choose_well(bundle->upstreams, 1u << job->server) < 0)
+		return false;
+	pthread_mutex_lock(&bundle->lock);
+	const bool again = !piece->given_up;
+
+	if (again) {
+		piece->given_up = true;
+		bundle->in_flight -= piece->bytes;
+	}
+	for (uint32_t i = 0; again && i < piece->count; i++) {
+		struct frame *frame = &bundle->frames[piece->first + i];
+
+		if (frame->state == ASKED)
+			frame->state = WAITING;
+	}
+	/* They ask for its blocks then, as if there were no bundle. */
+	struct orion_bundle_wait *ready = take_ready(bundle);
+
+	pthread_cond_signal(&bundle->changed);
+	pthread_mutex_unlock(&bundle->lock);
+	tell_ready(ready);
+	return again;
 }
 
 static void drop_piece(struct orion_job *job)
@@ -289,7 +332,7 @@ static struct piece *next_piece(struct orion_bundle *bundle, uint32_t *ret_serve
 	if (!first_wanted(bundle, &first, ret_server) || !(piece = calloc(1, sizeof(*piece))))
 		return NULL;
 	*piece = (struct piece){
-		.job = {.run = run_piece, .finish = finish_piece, .drop = drop_piece},
+		.job = {.run = run_piece, .finish = finish_piece, .drop = drop_piece, .late = late_piece},
 		.bundle = bundle,
 		.first = first,
 	};
@@ -399,6 +442,15 @@ static void stream(struct orion_bundle *bundle, struct orion_bundle_names *names
 	pthread_mutex_unlock(&bundle->lock);
 }
 
+static bool is_stopping(struct orion_bundle *bundle)
+{
+	pthread_mutex_lock(&bundle->lock);
+	const bool stopping = bundle->stopping;
+
+	pthread_mutex_unlock(&bundle->lock);
+	return stopping;
+}
+
 static int check_signature(struct orion_bundle *bundle, uint32_t server)
 {
 	char path[sizeof(bundle->path) + 4];
@@ -407,7 +459,8 @@ static int check_signature(struct orion_bundle *bundle, uint32_t server)
 
 	snprintf(path, sizeof(path), "%s.sig", bundle->path);
 
-	int error = orion_upstreams_fetch(bundle->upstreams, server, path, ORION_SIGNATURE_SIZE, 0, NULL, &signature, &length);
+	int error = orion_whole_get(bundle->upstreams, server, path,
+				    &(struct orion_whole_options){.most = ORION_SIGNATURE_SIZE}, &signature, &length);
 
 	if (error)
 		return error;
@@ -419,14 +472,31 @@ static int check_signature(struct orion_bundle *bundle, uint32_t server)
 	return error;
 }
 
+/* So many bytes of the bundle from one server. -EHOSTDOWN: nothing comes of it for so long that another one is asked. */
+static int get_beginning(struct orion_bundle *bundle, uint32_t server, size_t want)
+{
+	const struct orion_whole_options options = {.most = SIZE_MAX, .want = want, .kept = &bundle->file};
+	struct orion_whole *whole;
+	int error = orion_whole_begin(bundle->upstreams, server, bundle->path, &options, &whole);
+
+	if (error)
+		return error;
+	do
+		error = orion_whole_wait(&whole, 1, PATIENCE_NS);
+	while (error == -EINPROGRESS || (error == -ETIMEDOUT && orion_upstreams_choose_well(bundle->upstreams, 1u << server) < 0 &&
+					 !is_stopping(bundle)));
+	error = error < 0 ? -EHOSTDOWN : orion_whole_take(whole, &bundle->bytes, &bundle->length);
+	orion_whole_destroy(whole);
+	return error;
+}
+
 /* Header and index from one server; in one read, if the index is not larger than most. */
 static int load_from(struct orion_bundle *bundle, uint32_t server)
 {
 	size_t want = INDEX_FIRST;
 
 	for (int turn = 0; turn < 2; turn++) {
-		int error = orion_upstreams_fetch(bundle->upstreams, server, bundle->path, SIZE_MAX, want, &bundle->file,
-						  &bundle->bytes, &bundle->length);
+		int error = get_beginning(bundle, server, want);
 
 		if (error)
 			return error;

@@ -5,17 +5,28 @@
 #include "digest.h"
 #include "fuse_release.h"
 #include "mount.h"
+#include "whole.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <pthread.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define MANIFEST_MOST ((size_t)8 << 30)
+/* How long nothing may come of a server's manifest until the next one is asked as well: at first, and once it is open. */
+#define LOAD_PATIENCE_NS 100000000u
+#define LOAD_PATIENCE_OPEN_NS 300000000u
+#define PROBE_BYTES 4096
+
+_Static_assert(sizeof(struct orion_header) <= PROBE_BYTES, "a probe reads the header");
 
 struct orion_engine {
 	struct orion_engine_options options;
@@ -33,10 +44,9 @@ struct orion_engine {
 	uint32_t from; /* the server that gave it */
 	int device;
 	int readahead; /* of the mount, while it learns */
-	pthread_t checker;
-	bool checks; /* the checker was started */
+	struct orion_kept_file manifests; /* for probes */
+	_Atomic uint32_t prepared; /* a bit for each server whose packs were opened early */
 	uint64_t loaded_at, verified_at;
-	char sources[ORION_SERVERS_MAX][256];
 	uint64_t mounted_when[ORION_SERVERS_MAX];
 	char problem[512];
 };
@@ -55,11 +65,19 @@ int orion_engine_create(const struct orion_engine_options *options, struct orion
 	engine->options = *options;
 	engine->device = -1;
 	engine->readahead = -1;
+	orion_kept_file_init(&engine->manifests);
 	error = orion_events_create(&engine->events);
 	if (!error)
 		error = orion_upstreams_create(
-			&(struct orion_upstream_options){options->readers, options->deadline_ns}, engine->events,
-			&engine->upstreams);
+			&(struct orion_upstream_options){
+				.readers = options->readers,
+				.deadline_ns = options->deadline_ns,
+				.hedge_floor_ns = options->hedge_floor_ns,
+				.hedge_cap_ns = options->hedge_cap_ns,
+				.hedge_budget = options->hedge_budget,
+				.spread = options->spread,
+			},
+			engine->events, &engine->upstreams);
 	if (!error)
 		error = orion_store_create(options->cache_size, options->compressed_size, &engine->store);
 	if (!error && options->trace_limit)
@@ -84,11 +102,10 @@ void orion_engine_destroy(struct orion_engine *engine)
 		orion_served_stop(engine->served);
 	if (engine->session)
 		orion_session_stop(engine->session);
-	if (engine->checks)
-		pthread_join(engine->checker, NULL);
 	/* A thread that comes back from a dead server goes on where it was: all of it is left there. */
 	if (!orion_upstreams_destroy(engine->upstreams))
 		return;
+	orion_kept_file_close(&engine->manifests);
 	orion_session_destroy(engine->session);
 	orion_fetch_destroy(engine->fetch);
 	orion_served_destroy(engine->served);
@@ -105,16 +122,41 @@ void orion_engine_destroy(struct orion_engine *engine)
 	free(engine);
 }
 
+/* Whether files of a server shall be opened with O_DIRECT. What is mounted nowhere is in no list of mounts: then it is asked,
+ * which may block. */
+static bool is_remote(const struct orion_engine *engine, int fd)
+{
+	struct statfs status;
+
+	if (orion_is_on_nfs(fd))
+		return true;
+	return engine->session && fstatfs(fd, &status) == 0 && status.f_type == NFS_SUPER_MAGIC;
+}
+
 int orion_engine_add(struct orion_engine *engine, int fd, const char *source)
 {
-	const uint32_t number = orion_upstreams_count(engine->upstreams);
-	const int error = orion_upstreams_add(engine->upstreams, fd, source, orion_is_on_nfs(fd));
+	const int number = orion_upstreams_add(engine->upstreams, fd, source, is_remote(engine, fd));
 
-	if (error)
-		return error;
-	snprintf(engine->sources[number], sizeof(engine->sources[number]), "%s", source);
+	if (number < 0)
+		return number;
 	engine->mounted_when[number] = orion_mounted_when(fd);
-	return 0;
+	atomic_fetch_and(&engine->prepared, ~(1u << number));
+	return number;
+}
+
+int orion_engine_remove(struct orion_engine *engine, uint32_t server)
+{
+	return orion_upstreams_remove(engine->upstreams, server);
+}
+
+int orion_engine_drain(struct orion_engine *engine, uint32_t server, bool drain)
+{
+	return orion_upstreams_drain(engine->upstreams, server, drain);
+}
+
+int orion_engine_replace(struct orion_engine *engine, uint32_t server, int fd)
+{
+	return orion_upstreams_replace(engine->upstreams, server, fd);
 }
 
 __attribute__((format(printf, 3, 4))) static int fail(struct orion_engine *engine, int error, const char *format, ...)
@@ -129,11 +171,11 @@ __attribute__((format(printf, 3, 4))) static int fail(struct orion_engine *engin
 
 static int check_signature(struct orion_engine *engine, uint32_t server, const struct orion_header *header)
 {
-	const char *source = engine->sources[server];
+	const char *source = orion_upstreams_source(engine->upstreams, server);
 	uint8_t *signature;
 	size_t length;
-	int error = orion_upstreams_fetch(engine->upstreams, server, "manifest.sig", ORION_SIGNATURE_SIZE, 0, NULL,
-					  &signature, &length);
+	int error = orion_whole_get(engine->upstreams, server, "manifest.sig",
+				    &(struct orion_whole_options){.most = ORION_SIGNATURE_SIZE}, &signature, &length);
 
 	if (error == -ENOENT)
 		return fail(engine, -EKEYREJECTED, "%s: the manifest is not signed", source);
@@ -162,18 +204,18 @@ static bool has_packs(struct orion_engine *engine, uint32_t server)
 	uint8_t *bytes;
 	size_t length;
 
-	return orion_upstreams_fetch(engine->upstreams, server, "packs", 0, 0, NULL, &bytes, &length) == -EISDIR;
+	return orion_whole_get(engine->upstreams, server, "packs", &(struct orion_whole_options){0}, &bytes, &length) ==
+	       -EISDIR;
 }
 
-/* Gets one server's manifest, and believes it or not. -ENOENT: there is a plain tree. */
-static int load_from(struct orion_engine *engine, uint32_t server)
+/* Takes one server's manifest, and believes it or not. -ENOENT: there is a plain tree. */
+static int take_manifest(struct orion_engine *engine, uint32_t server, struct orion_whole *whole)
 {
-	const char *source = engine->sources[server];
+	const char *source = orion_upstreams_source(engine->upstreams, server);
 	struct orion_manifest manifest;
 	uint8_t *bytes;
 	size_t length;
-	int error = orion_upstreams_fetch(engine->upstreams, server, "manifest", MANIFEST_MOST, 0, NULL, &bytes,
-					  &length);
+	int error = orion_whole_take(whole, &bytes, &length);
 
 	if (is_no_manifest(error) || (error == -ENODATA && !has_packs(engine, server)))
 		return fail(engine, -ENOENT, "%s is no release", source);
@@ -272,39 +314,93 @@ static void order_servers(const struct orion_engine *engine, uint32_t count, uin
 	}
 }
 
+/* Opens what will be read first, once. */
+static void prepare(struct orion_engine *engine, uint32_t server)
+{
+	if (!(atomic_fetch_or(&engine->prepared, 1u << server) & 1u << server))
+		orion_fetch_prepare(engine->fetch, server);
+}
+
+/* What could not be used of a server, and what that says of it. */
+static void reject(struct orion_engine *engine, uint32_t server, int error)
+{
+	orion_events_tell(engine->events, ORION_WARNING, "%s", engine->problem);
+	if (error == -EBADMSG)
+		orion_upstreams_lied(engine->upstreams, server, "its manifest is damaged");
+	else
+		orion_upstreams_failed(engine->upstreams, server, error, "its manifest cannot be used");
+}
+
+/* The manifest of the first server that gives a good one. Each is asked when those before it have failed, or nothing came of
+ * them for a while: a dead one costs no more than that. */
+static int race(struct orion_engine *engine, const uint32_t *order, uint32_t count)
+{
+	struct orion_whole *wholes[ORION_SERVERS_MAX] = {0};
+	char problem[sizeof(engine->problem)] = "";
+	uint32_t begun = 0, running = 0;
+	uint64_t patience = 0;
+	int error = -ENODEV;
+
+	while (running || begun < count) {
+		const int found = orion_whole_wait(wholes, begun, begun < count ? patience : UINT64_MAX);
+
+		if (found >= 0) {
+			const int result = take_manifest(engine, order[found], wholes[found]);
+
+			orion_whole_destroy(wholes[found]);
+			wholes[found] = NULL;
+			running--;
+			patience = running ? LOAD_PATIENCE_NS : 0;
+			if (!result) {
+				error = 0;
+				orion_upstreams_prefer(engine->upstreams, order[found]);
+				break;
+			}
+			reject(engine, order[found], result);
+			if (error == -ENODEV || weight(result) > weight(error)) {
+				error = result;
+				memcpy(problem, engine->problem, sizeof(problem));
+			}
+		} else if (found == -EINPROGRESS) {
+			patience = LOAD_PATIENCE_OPEN_NS;
+		} else if (begun < count) {
+			const struct orion_whole_options options = {.most = MANIFEST_MOST};
+			const int result =
+				orion_whole_begin(engine->upstreams, order[begun], "manifest", &options, &wholes[begun]);
+
+			running += !result;
+			begun++;
+			patience = LOAD_PATIENCE_NS;
+			if (result)
+				error = result;
+		}
+	}
+	for (uint32_t i = 0; i < begun; i++)
+		orion_whole_destroy(wholes[i]);
+	if (error)
+		memcpy(engine->problem, problem, sizeof(problem));
+	return error;
+}
+
 int orion_engine_load(struct orion_engine *engine)
 {
 	const uint32_t count = orion_upstreams_count(engine->upstreams);
 	uint32_t order[ORION_SERVERS_MAX];
-	char problem[sizeof(engine->problem)] = "";
-	int error = 0;
 
 	order_servers(engine, count, order);
-	for (uint32_t i = 0; i < count; i++) {
-		const uint32_t server = order[i];
-		const int result = load_from(engine, server);
 
-		if (!result) {
-			orion_upstreams_prefer(engine->upstreams, server);
-			error = 0;
-			break;
-		}
-		orion_events_tell(engine->events, ORION_WARNING, "%s", engine->problem);
-		orion_upstreams_report(engine->upstreams, server, false, result == -EBADMSG);
-		if (!error || weight(result) > weight(error)) {
-			error = result;
-			memcpy(problem, engine->problem, sizeof(problem));
-		}
-	}
-	memcpy(engine->problem, problem, sizeof(problem));
-	if (!count)
-		error = -ENODEV;
+	int error = race(engine, order, count);
+
 	if (!error)
 		error = orion_fetch_create(&engine->manifest, engine->store, engine->upstreams, engine->events,
-					   &(struct orion_fetch_options){engine->options.read_around, engine->trace},
+					   &(struct orion_fetch_options){
+						   .read_around = engine->options.read_around,
+						   .trace = engine->trace,
+						   .give_up_ns = engine->options.give_up_ns,
+					   },
 					   &engine->fetch);
 	if (!error)
-		orion_fetch_prepare(engine->fetch, engine->from);
+		prepare(engine, engine->from);
 	if (!error)
 		error = orion_served_create(
 			&engine->manifest, engine->fetch,
@@ -325,44 +421,46 @@ const struct orion_header *orion_engine_release(const struct orion_engine *engin
 	return engine->manifest.header;
 }
 
-/* A thread that ends soon. */
-static void *check_others(void *argument)
+static int leave_out(struct orion_engine *engine, uint32_t server, const char *why)
 {
-	struct orion_engine *engine = argument;
-	const uint32_t count = orion_upstreams_count(engine->upstreams);
+	orion_upstreams_leave_out(engine->upstreams, server, why);
+	return -EREMCHG;
+}
 
-	for (uint32_t server = 0; server < count; server++) {
-		uint8_t *bytes;
-		size_t length;
+/* The beginning of a server's manifest: how many bytes, or a negative errno. */
+static ssize_t read_header(struct orion_engine *engine, uint32_t server, uint8_t *scratch)
+{
+	const int more = O_NOFOLLOW | O_NONBLOCK;
+	int fd = orion_upstreams_keep(engine->upstreams, server, &engine->manifests, "manifest", more);
+	ssize_t got = fd < 0 ? fd : pread(fd, scratch, PROBE_BYTES, 0);
 
-		if (server == engine->from)
-			continue;
-		/* The header has the digest of all the rest. */
-		const int error = orion_upstreams_fetch(engine->upstreams, server, "manifest", MANIFEST_MOST,
-							sizeof(struct orion_header), NULL, &bytes, &length);
+	if (fd < 0 || got >= 0)
+		return got;
+	if (errno != ESTALE)
+		return -errno;
+	fd = orion_upstreams_reopen(engine->upstreams, server, &engine->manifests, "manifest", more);
+	got = fd < 0 ? fd : pread(fd, scratch, PROBE_BYTES, 0);
+	return fd >= 0 && got < 0 ? -errno : got;
+}
 
-		if (is_no_manifest(error)) {
-			orion_upstreams_leave_out(engine->upstreams, server);
-			orion_events_tell(engine->events, ORION_WARNING, "%s is left out: it is no release",
-					  engine->sources[server]);
-			continue;
-		}
-		if (error) {
-			orion_events_tell(engine->events, ORION_WARNING, "%s/manifest: %s", engine->sources[server],
-					  strerrordesc_np(-error));
-			orion_upstreams_report(engine->upstreams, server, false, false);
-			continue;
-		}
-		if (length != sizeof(struct orion_header) || memcmp(bytes, engine->bytes, length) != 0) {
-			orion_upstreams_leave_out(engine->upstreams, server);
-			orion_events_tell(engine->events, ORION_WARNING, "%s is left out: it has another release than %s",
-					  engine->sources[server], engine->sources[engine->from]);
-		} else {
-			orion_fetch_prepare(engine->fetch, server);
-		}
-		munmap(bytes, length);
+/* Reads the header of a server's manifest, which has the digest of all the rest: it answers reads, and with this release. */
+static int probe(void *context, uint32_t server, uint8_t *scratch)
+{
+	struct orion_engine *engine = context;
+	const ssize_t got = read_header(engine, server, scratch);
+	char text[320];
+
+	if (is_no_manifest((int)got))
+		return leave_out(engine, server, "it is no release");
+	if (got < 0)
+		return (int)got;
+	if (got < (ssize_t)sizeof(struct orion_header) || memcmp(scratch, engine->bytes, sizeof(struct orion_header)) != 0) {
+		snprintf(text, sizeof(text), "it has another release than %s",
+			 orion_upstreams_source(engine->upstreams, engine->from));
+		return leave_out(engine, server, text);
 	}
-	return NULL;
+	prepare(engine, server);
+	return 0;
 }
 
 int orion_engine_start(struct orion_engine *engine, int device)
@@ -376,8 +474,7 @@ int orion_engine_start(struct orion_engine *engine, int device)
 	if (error)
 		return error;
 	engine->device = device;
-	engine->checks = orion_upstreams_count(engine->upstreams) > 1 &&
-			 pthread_create(&engine->checker, NULL, check_others, engine) == 0;
+	orion_upstreams_probe(engine->upstreams, probe, engine);
 	return orion_session_start(engine->session, device);
 }
 
@@ -477,7 +574,9 @@ static bool is_degraded(struct orion_engine *engine)
 	orion_fetch_statistics(engine->fetch, &fetch);
 	degraded = fetch.failed_blocks > 0;
 	for (uint32_t i = 0; i < count; i++)
-		degraded |= servers[i].state != ORION_UP || servers[i].errors || servers[i].timeouts || servers[i].mismatches;
+		degraded |= servers[i].state == ORION_DEAD || servers[i].state == ORION_QUARANTINED ||
+			    servers[i].state == ORION_FOREIGN || servers[i].errors || servers[i].timeouts ||
+			    servers[i].mismatches;
 	return degraded;
 }
 

@@ -11,7 +11,11 @@
 
 struct orion_engine_options {
 	uint64_t cache_size, compressed_size; /* bytes: the store's two levels */
-	uint64_t deadline_ns; /* for one read on one server */
+	uint64_t deadline_ns; /* for one read on one server: then its thread is given up */
+	uint64_t hedge_floor_ns, hedge_cap_ns; /* when another server is asked as well */
+	double hedge_budget; /* such additional reads, of all; 0: none */
+	uint64_t give_up_ns; /* how long a read waits while no server answers; 0: for ever */
+	bool spread; /* over all servers that are good */
 	int64_t read_around; /* bytes, or ORION_READ_AROUND_AUTO */
 	uint32_t readers; /* threads for each server */
 	uint32_t threads; /* that answer the kernel */
@@ -46,8 +50,15 @@ int orion_engine_create(const struct orion_engine_options *options, struct orion
 /* After the mount was taken away, or the device will never answer again. */
 void orion_engine_destroy(struct orion_engine *engine);
 
-/* Adds a server's release directory, which fd stands for (O_PATH; taken over). */
+/* Adds a server's release directory, which fd stands for (O_PATH; taken over), before the load or at any time after the
+ * start. Its number, or -ENOSPC. */
 int orion_engine_add(struct orion_engine *engine, int fd, const char *source);
+/* Asks a server for nothing more. -EBUSY: it is the last one. -ENOENT: there is none of that number. */
+int orion_engine_remove(struct orion_engine *engine, uint32_t server);
+/* Asks it for nothing new, or again. */
+int orion_engine_drain(struct orion_engine *engine, uint32_t server, bool drain);
+/* It was mounted anew: fd (taken over) stands for the same directory there. */
+int orion_engine_replace(struct orion_engine *engine, uint32_t server, int fd);
 
 /* Gets the manifest from the first server that has a good one. A negative errno: orion_engine_problem() says why;
  * -ENOENT: whichever server answers has a plain tree. */

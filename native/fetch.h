@@ -22,6 +22,7 @@ struct orion_flight;
 struct orion_fetch_options {
 	int64_t read_around; /* bytes, or ORION_READ_AROUND_AUTO */
 	struct orion_trace *trace; /* where reads on servers are recorded; or NULL */
+	uint64_t give_up_ns; /* how long a read waits while no server answers; 0: for ever */
 };
 
 struct orion_fetch_statistics {
@@ -29,7 +30,10 @@ struct orion_fetch_statistics {
 	uint64_t demand_blocks, demand_bytes; /* fetched because somebody waited */
 	uint64_t ahead_blocks, ahead_bytes; /* fetched speculatively */
 	uint64_t ahead_used; /* of these, demanded while on their way or from the store afterwards */
-	uint64_t failed_blocks; /* no good copy anywhere */
+	uint64_t failed_blocks; /* no good copy anywhere, or nobody answered for as long as a read may wait */
+	uint64_t waiting; /* blocks that somebody waits for and no server can be asked for now */
+	uint64_t stalls; /* reads that took so long that somebody notices: 0.2 s */
+	uint64_t longest_wait_ns; /* of a read, so far */
 };
 
 /* One block's part of a read. */
@@ -53,6 +57,7 @@ struct orion_read {
 	int error; /* 0 or a negative errno, once it is done */
 	uint32_t missed; /* blocks that were not in RAM */
 	uint32_t late; /* of these, those that were on their way speculatively */
+	uint64_t since; /* when it was begun */
 	size_t length; /* bytes, less than asked for only at the file's end */
 	uint32_t part_count; /* leading ones included */
 	struct iovec *parts; /* the bytes, until orion_read_destroy() */

@@ -12,6 +12,8 @@
 
 /* For all but packs. */
 #define OTHER_DESCRIPTORS 256
+/* Servers that may be added later. */
+#define MORE_SERVERS 4
 /* Packs that are opened before they are needed: a release may have thousands, of which the largest have what is likely to
  * be read, and each open file costs its server memory. */
 #define EARLY 8
@@ -51,7 +53,7 @@ int orion_packs_create(const struct orion_manifest *manifest, struct orion_upstr
 		orion_kept_file_init(&packs->files[pack]);
 	packs->manifest = manifest;
 	packs->upstreams = upstreams;
-	allow_descriptors((rlim_t)manifest->pack_count * orion_upstreams_count(upstreams) + OTHER_DESCRIPTORS);
+	allow_descriptors((rlim_t)(manifest->pack_count + 1) * (orion_upstreams_count(upstreams) + MORE_SERVERS) + OTHER_DESCRIPTORS);
 	*ret = packs;
 	return 0;
 }
@@ -75,14 +77,14 @@ static void name_pack(const struct orion_packs *packs, uint32_t pack, char ret[P
 	strcpy(end, ".pack");
 }
 
-int orion_packs_opened(struct orion_packs *packs, uint32_t pack, uint32_t server)
+int orion_packs_borrow(struct orion_packs *packs, uint32_t pack, uint32_t server, struct orion_borrowed *borrowed)
 {
-	return orion_upstreams_kept(packs->upstreams, server, &packs->files[pack]);
+	return orion_upstreams_borrow(packs->upstreams, server, &packs->files[pack], borrowed);
 }
 
 int orion_packs_open(struct orion_packs *packs, uint32_t pack, uint32_t server)
 {
-	const int fd = orion_packs_opened(packs, pack, server);
+	const int fd = orion_upstreams_kept(packs->upstreams, server, &packs->files[pack]);
 	char path[PACK_PATH];
 
 	if (fd >= 0)
@@ -123,18 +125,10 @@ void orion_packs_open_early(struct orion_packs *packs, uint32_t server)
 	}
 }
 
-int orion_packs_reopen(struct orion_packs *packs, uint32_t pack, uint32_t server, int stale)
+int orion_packs_reopen(struct orion_packs *packs, uint32_t pack, uint32_t server)
 {
 	char path[PACK_PATH];
 
 	name_pack(packs, pack, path);
-
-	const int fd = orion_upstreams_open(packs->upstreams, server, path, 0);
-
-	if (fd < 0)
-		return fd;
-	const int error = dup3(fd, stale, O_CLOEXEC) < 0 ? -errno : 0;
-
-	close(fd);
-	return error;
+	return orion_upstreams_reopen(packs->upstreams, server, &packs->files[pack], path, 0);
 }

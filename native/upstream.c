@@ -1,72 +1,24 @@
-/* Servers, their threads and queues, and the clock that watches them. */
+/* Servers, their threads and queues. */
 #define _GNU_SOURCE
-#include "upstream.h"
+#include "upstream_parts.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 /* A thread needs little, and all its pages are locked. */
 #define STACK_BYTES (128u << 10)
-/* Threads of one server, stuck ones included, for each that it should have. */
-#define STUCK_FACTOR 4
-#define LATENCIES 128
-/* A deadline is looked at this many times while it runs. */
-#define LOOKS_PER_DEADLINE 8
-#define SECOND 1000000000u
-/* Pieces in which a whole file is read; the NFS client splits one into as many calls at a time as it may. */
-#define PIECE (8u << 20)
-/* How much of a file the kernel can be told to read at once; it forgets what is beyond its readahead. */
-#define ADVICE (128u << 10)
-#define READ_FLAGS (O_RDONLY | O_CLOEXEC | O_NOCTTY)
+/* Jobs that may be hedged at once, when none were for long. */
+#define TOKENS_MOST 10.0
 
-struct queue {
-	struct orion_job *first, *last;
-};
-
-struct server {
-	struct orion_upstreams *all;
-	uint32_t number;
-	int fd;
-	bool direct;
-	int at_once;
-	char source[256];
-	pthread_cond_t work; /* a job was queued, or the end has come */
-	/* All guarded by all->lock. */
-	enum orion_server_state state;
-	struct queue urgent, other, running;
-	uint32_t threads, idle, stuck, queued;
-	uint32_t ahead; /* running jobs that were not urgent when they began */
-	uint64_t last_end;
-	uint64_t reads, bytes, errors, timeouts, mismatches;
-	uint64_t latencies[LATENCIES];
-	uint32_t latency_count;
-	uint64_t round_trip;
-};
-
-struct orion_upstreams {
-	struct orion_upstream_options options;
-	struct orion_events *events;
-	uint32_t count;
-	pthread_t clock;
-	pthread_mutex_t lock; /* of all servers' state */
-	pthread_cond_t ended; /* a thread has ended */
-	pthread_cond_t tick; /* wakes the clock: there is a job to watch, or the end has come */
-	bool ending, watching;
-	uint32_t current;
-	struct server servers[ORION_SERVERS_MAX];
-};
-
-static void append(struct queue *queue, struct orion_job *job)
+void orion_queue_append(struct orion_queue *queue, struct orion_job *job)
 {
 	job->next = NULL;
 	job->previous = queue->last;
@@ -77,7 +29,7 @@ static void append(struct queue *queue, struct orion_job *job)
 	queue->last = job;
 }
 
-static void take(struct queue *queue, struct orion_job *job)
+void orion_queue_take(struct orion_queue *queue, struct orion_job *job)
 {
 	if (job->previous)
 		job->previous->next = job->next;
@@ -90,16 +42,23 @@ static void take(struct queue *queue, struct orion_job *job)
 	job->next = job->previous = NULL;
 }
 
+bool orion_job_let_go(struct orion_job *job)
+{
+	return --job->holds == 0;
+}
+
 static void *serve(void *argument);
 
-/* Locked. At the end nobody would wait for it: a job that fails then may be handed to a server that has ended. */
-static int start_thread(struct server *server)
+/* At the end nobody would wait for it: a job that fails then may be handed to a server that has ended. */
+int orion_server_start_thread(struct orion_server *server, uint32_t most)
 {
 	pthread_attr_t attributes;
 	pthread_t thread;
 
 	if (server->all->ending)
 		return -ECANCELED;
+	if (server->threads >= most)
+		return -EAGAIN;
 	pthread_attr_init(&attributes);
 	pthread_attr_setstacksize(&attributes, STACK_BYTES);
 	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
@@ -111,166 +70,113 @@ static int start_thread(struct server *server)
 	return -error;
 }
 
-static void note_latency(struct server *server, const struct orion_job *job, uint64_t latency)
+/* Locked: the next job, taken out of its queue; NULL if there is none for now. */
+static struct orion_job *next_job(struct orion_server *server)
 {
-	server->latencies[server->latency_count++ % LATENCIES] = latency;
-	if (!job->measures)
-		return;
-	/* A running minimum: what waits in no queue is the network's; it forgets by a sixteenth each time. */
-	if (!server->round_trip || latency < server->round_trip)
-		server->round_trip = latency;
-	else
-		server->round_trip += (latency - server->round_trip) / 16;
+	struct orion_queue *queue = server->urgent.first ? &server->urgent : &server->other;
+	struct orion_job *job = queue->first;
+
+	/* What is urgent shall not wait until reads that nobody waits for come back. */
+	if (!job || (!job->urgent && server->ahead > server->all->options.readers / 2))
+		return NULL;
+	orion_queue_take(queue, job);
+	server->queued--;
+	return job;
 }
 
-/* Locked: whether nobody else uses an overdue job; the clock tells its owner while the thread comes back. */
-static bool leave(struct orion_job *job)
+/* Locked: what a job's end says of its server. */
+static void take_note(struct orion_server *server, const struct orion_job *job, int error)
 {
-	const bool last = job->left;
+	const uint64_t now = orion_now_ns();
+	const struct orion_job *oldest = server->running.first;
 
-	job->left = true;
-	return last;
+	if (!job->probes)
+		server->last_end = now;
+	/* A probe that comes back while reads do not proves nothing. */
+	else if (oldest && now - oldest->since > orion_health_patience(&server->health, server->all->options.deadline_ns))
+		return;
+	if (!error)
+		orion_server_answered(server, now, now - job->since, job->measures);
+}
+
+/* Locked, unlocked while the job runs. */
+static void run_job(struct orion_server *server, struct orion_worker *worker, struct orion_job *job, uint8_t *scratch)
+{
+	struct orion_upstreams *all = server->all;
+	struct orion_retired *reaped;
+
+	orion_queue_append(&server->running, job);
+	job->running = true;
+	job->scratch = scratch;
+	job->ahead = !job->urgent;
+	server->ahead += job->ahead;
+	/* On a server that says nothing, to wait for a thread is to wait for the server. */
+	if (orion_now_ns() - server->last_end < all->options.deadline_ns)
+		job->since = orion_now_ns();
+	worker->since = all->turn;
+	worker->busy = true;
+	pthread_mutex_unlock(&all->lock);
+
+	const int error = job->run(job, server->number);
+
+	pthread_mutex_lock(&all->lock);
+	const bool too_late = job->finished;
+
+	worker->busy = false;
+	server->ahead -= job->ahead;
+	if (too_late) {
+		server->stuck--;
+	} else {
+		orion_queue_take(&server->running, job);
+		job->finished = true;
+		take_note(server, job, error);
+	}
+	reaped = orion_server_reap(server);
+	pthread_mutex_unlock(&all->lock);
+	orion_retired_close(reaped);
+	if (!too_late)
+		job->finish(job, error);
+	pthread_mutex_lock(&all->lock);
+	if (orion_job_let_go(job)) {
+		pthread_mutex_unlock(&all->lock);
+		job->drop(job);
+		pthread_mutex_lock(&all->lock);
+	}
 }
 
 /* One of a server's threads. */
 static void *serve(void *argument)
 {
-	struct server *server = argument;
+	struct orion_server *server = argument;
 	struct orion_upstreams *all = server->all;
+	struct orion_worker worker = {0}, **link;
 	uint8_t *scratch = mmap(NULL, ORION_SCRATCH, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	pthread_mutex_lock(&all->lock);
+	worker.next = server->workers;
+	server->workers = &worker;
 	while (scratch != MAP_FAILED) {
-		struct queue *queue = server->urgent.first ? &server->urgent : &server->other;
-		struct orion_job *job = queue->first;
+		struct orion_job *job = next_job(server);
 
-		/* What is urgent shall not wait until reads that nobody waits for come back. */
-		if (!job || (!job->urgent && server->ahead > all->options.readers / 2)) {
-			/* More threads than there should be: this one was stuck, and has been replaced. */
-			if (all->ending || server->threads - server->stuck > all->options.readers)
-				break;
-			server->idle++;
-			pthread_cond_wait(&server->work, &all->lock);
-			server->idle--;
+		if (job) {
+			run_job(server, &worker, job, scratch);
 			continue;
 		}
-		take(queue, job);
-		server->queued--;
-		append(&server->running, job);
-		job->running = true;
-		job->scratch = scratch;
-		job->ahead = !job->urgent;
-		server->ahead += job->ahead;
-		/* On a server that says nothing, to wait for a thread is to wait for the server. */
-		if (orion_now_ns() - server->last_end < all->options.deadline_ns)
-			job->since = orion_now_ns();
-		pthread_mutex_unlock(&all->lock);
-
-		const int error = job->run(job, server->number);
-
-		pthread_mutex_lock(&all->lock);
-		const bool too_late = job->finished;
-		bool last = true;
-
-		server->last_end = orion_now_ns();
-		server->ahead -= job->ahead;
-		if (too_late) {
-			server->stuck--;
-			last = leave(job);
-		} else {
-			take(&server->running, job);
-			job->finished = true;
-			if (!error)
-				note_latency(server, job, server->last_end - job->since);
-		}
-		pthread_mutex_unlock(&all->lock);
-		if (!too_late)
-			job->finish(job, error);
-		if (last)
-			job->drop(job);
-		pthread_mutex_lock(&all->lock);
+		/* More threads than there should be: this one was stuck, and has been replaced. */
+		if (all->ending || server->threads - server->stuck > all->options.readers)
+			break;
+		server->idle++;
+		pthread_cond_wait(&server->work, &all->lock);
+		server->idle--;
 	}
+	for (link = &server->workers; *link != &worker; link = &(*link)->next)
+		;
+	*link = worker.next;
 	server->threads--;
 	pthread_cond_broadcast(&all->ended);
 	pthread_mutex_unlock(&all->lock);
 	if (scratch != MAP_FAILED)
 		munmap(scratch, ORION_SCRATCH);
-	return NULL;
-}
-
-/* Locked: the first job of a server that has waited too long, taken out; NULL if there is none. */
-static struct orion_job *overdue(struct server *server, uint64_t now)
-{
-	const uint64_t deadline = server->all->options.deadline_ns;
-	struct orion_job *job = server->running.first;
-
-	while (job && now - job->since < deadline)
-		job = job->next;
-	if (job) {
-		take(&server->running, job);
-		server->stuck++;
-		if (server->threads < STUCK_FACTOR * server->all->options.readers)
-			start_thread(server);
-		return job;
-	}
-	/* Much to do makes no dead server: a queue is given up only when no job ended for a whole deadline. */
-	if (now - server->last_end < deadline)
-		return NULL;
-	for (struct queue *queue = &server->urgent;; queue = &server->other) {
-		job = queue->first;
-		if (job && now - job->since >= deadline) {
-			take(queue, job);
-			server->queued--;
-			return job;
-		}
-		if (queue == &server->other)
-			return NULL;
-	}
-}
-
-static bool has_jobs(const struct server *server)
-{
-	return server->urgent.first || server->other.first || server->running.first;
-}
-
-/* The thread that watches the deadlines; it sleeps while there is nothing to watch. */
-static void *watch(void *argument)
-{
-	struct orion_upstreams *all = argument;
-
-	pthread_mutex_lock(&all->lock);
-	while (!all->ending) {
-		bool any = false;
-
-		for (uint32_t i = 0; i < all->count; i++) {
-			struct server *server = &all->servers[i];
-			struct orion_job *job;
-
-			while ((job = overdue(server, orion_now_ns()))) {
-				job->finished = true;
-				server->timeouts++;
-				pthread_mutex_unlock(&all->lock);
-				job->finish(job, -ETIMEDOUT);
-				pthread_mutex_lock(&all->lock);
-				if (job->running && !leave(job))
-					continue; /* The thread that runs it drops it when it comes back. */
-				pthread_mutex_unlock(&all->lock);
-				job->drop(job);
-				pthread_mutex_lock(&all->lock);
-			}
-			any = any || has_jobs(server);
-		}
-		all->watching = any;
-		if (any) {
-			const uint64_t until = orion_now_ns() + all->options.deadline_ns / LOOKS_PER_DEADLINE;
-			const struct timespec time = {(time_t)(until / SECOND), (long)(until % SECOND)};
-
-			pthread_cond_timedwait(&all->tick, &all->lock, &time);
-		} else {
-			pthread_cond_wait(&all->tick, &all->lock);
-		}
-	}
-	pthread_mutex_unlock(&all->lock);
 	return NULL;
 }
 
@@ -284,6 +190,8 @@ int orion_upstreams_create(const struct orion_upstream_options *options, struct 
 		return -ENOMEM;
 	all->options = *options;
 	all->events = events;
+	all->tokens = options->hedge_budget > 0 ? TOKENS_MOST : 0;
+	all->look_at = all->wakes_at = UINT64_MAX;
 	pthread_mutex_init(&all->lock, NULL);
 	pthread_condattr_init(&monotonic);
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -291,7 +199,7 @@ int orion_upstreams_create(const struct orion_upstream_options *options, struct 
 	pthread_cond_init(&all->ended, &monotonic);
 	pthread_condattr_destroy(&monotonic);
 
-	const int error = pthread_create(&all->clock, NULL, watch, all);
+	const int error = pthread_create(&all->clock, NULL, orion_clock, all);
 
 	if (error) {
 		free(all);
@@ -302,16 +210,20 @@ int orion_upstreams_create(const struct orion_upstream_options *options, struct 
 }
 
 /* Locked: ends jobs that nobody has begun. */
-static void cancel_queued(struct server *server, struct queue *queue)
+static void cancel_queued(struct orion_server *server, struct orion_queue *queue)
 {
 	struct orion_job *job;
 
 	while ((job = queue->first)) {
-		take(queue, job);
+		orion_queue_take(queue, job);
 		server->queued--;
 		job->finished = true;
 		pthread_mutex_unlock(&server->all->lock);
 		job->finish(job, -ECANCELED);
+		pthread_mutex_lock(&server->all->lock);
+		if (!orion_job_let_go(job))
+			continue; /* the clock has it in hand */
+		pthread_mutex_unlock(&server->all->lock);
 		job->drop(job);
 		pthread_mutex_lock(&server->all->lock);
 	}
@@ -328,10 +240,10 @@ bool orion_upstreams_destroy(struct orion_upstreams *all)
 	pthread_cond_signal(&all->tick);
 
 	const uint64_t until = orion_now_ns() + all->options.deadline_ns;
-	const struct timespec time = {(time_t)(until / SECOND), (long)(until % SECOND)};
+	const struct timespec time = {(time_t)(until / ORION_SECOND), (long)(until % ORION_SECOND)};
 
 	for (uint32_t i = 0; i < all->count; i++) {
-		struct server *server = &all->servers[i];
+		struct orion_server *server = &all->servers[i];
 
 		cancel_queued(server, &server->urgent);
 		cancel_queued(server, &server->other);
@@ -346,7 +258,9 @@ bool orion_upstreams_destroy(struct orion_upstreams *all)
 	if (stuck)
 		return false;
 	for (uint32_t i = 0; i < all->count; i++) {
-		close(all->servers[i].fd);
+		orion_retired_close(all->servers[i].retired);
+		if (all->servers[i].fd >= 0)
+			close(all->servers[i].fd);
 		pthread_cond_destroy(&all->servers[i].work);
 	}
 	pthread_cond_destroy(&all->tick);
@@ -364,24 +278,85 @@ static int flags_at_once(int fd)
 	return fstatfs(fd, &status) == 0 && status.f_type == TMPFS_MAGIC ? 0 : RWF_NOWAIT;
 }
 
+/* Locked: a place that nobody has, or has left for good; NULL if there is none. */
+static struct orion_server *free_place(struct orion_upstreams *all)
+{
+	for (uint32_t i = 0; i < all->count; i++) {
+		struct orion_server *server = &all->servers[i];
+
+		if (server->health.state == ORION_REMOVED && !server->threads && !server->queued)
+			return server;
+	}
+	return all->count < ORION_SERVERS_MAX ? &all->servers[all->count] : NULL;
+}
+
 int orion_upstreams_add(struct orion_upstreams *all, int fd, const char *source, bool direct)
 {
-	if (all->count == ORION_SERVERS_MAX)
-		return -ENOSPC;
+	const int at_once = direct ? 0 : flags_at_once(fd);
+	const uint64_t now = orion_now_ns();
 
-	struct server *server = &all->servers[all->count];
-
-	server->all = all;
-	server->number = all->count;
-	server->fd = fd;
-	server->direct = direct;
-	server->at_once = direct ? 0 : flags_at_once(fd);
-	snprintf(server->source, sizeof(server->source), "%s", source);
-	pthread_cond_init(&server->work, NULL);
 	pthread_mutex_lock(&all->lock);
-	all->count++;
+	struct orion_server *server = free_place(all);
+
+	if (!server) {
+		pthread_mutex_unlock(&all->lock);
+		return -ENOSPC;
+	}
+	const uint32_t number = (uint32_t)(server - all->servers);
+
+	if (number == all->count)
+		pthread_cond_init(&server->work, NULL);
+	/* Files of whoever was here before stay open until somebody wants the same of this one. */
+	const struct orion_server before = *server;
+
+	*server = (struct orion_server){
+		.all = all,
+		.number = number,
+		.work = before.work,
+		.fd = fd,
+		.mount = before.mount + 1,
+		.direct = direct,
+		.at_once = at_once,
+		.workers = before.workers,
+		.borrowed = before.borrowed,
+		.retired = before.retired,
+	};
+	snprintf(server->source, sizeof(server->source), "%s", source);
+	orion_health_init(&server->health, now);
+	if (number == all->count)
+		all->count++;
+	orion_clock_wake_by(all, now);
 	pthread_mutex_unlock(&all->lock);
-	return 0;
+	return (int)number;
+}
+
+void orion_upstreams_probe(struct orion_upstreams *all, int (*probe)(void *context, uint32_t server, uint8_t *scratch),
+			   void *context)
+{
+	pthread_mutex_lock(&all->lock);
+	all->probe_context = context;
+	all->probe = probe;
+	orion_clock_wake_by(all, 0);
+	pthread_mutex_unlock(&all->lock);
+}
+
+void orion_upstreams_watch(struct orion_upstreams *all, bool (*look)(void *context), void *context)
+{
+	pthread_mutex_lock(&all->lock);
+	all->look_context = context;
+	all->look = look;
+	pthread_mutex_unlock(&all->lock);
+}
+
+void orion_upstreams_look(struct orion_upstreams *all)
+{
+	const uint64_t now = orion_now_ns();
+
+	pthread_mutex_lock(&all->lock);
+	if (all->look_at > now)
+		all->look_at = now;
+	orion_clock_wake_by(all, now);
+	pthread_mutex_unlock(&all->lock);
 }
 
 uint32_t orion_upstreams_count(const struct orion_upstreams *all)
@@ -394,107 +369,53 @@ const char *orion_upstreams_source(const struct orion_upstreams *all, uint32_t s
 	return all->servers[server].source;
 }
 
-int orion_upstreams_choose(struct orion_upstreams *all, uint32_t tried)
+/* Locked: whether anybody will ever take a job that is queued. Every thread that it may have can be stuck, or none could be
+ * started. */
+static bool has_taker(struct orion_server *server, const struct orion_job *job)
 {
-	int found = -EIO;
+	const uint32_t most = ORION_STUCK_FACTOR * server->all->options.readers + (job->probes ? ORION_PROBE_THREADS : 0);
 
-	pthread_mutex_lock(&all->lock);
-	for (uint32_t state = ORION_UP; found < 0 && state <= ORION_SUSPECT; state++)
-		for (uint32_t i = 0; found < 0 && i < all->count; i++) {
-			const uint32_t number = (all->current + i) % all->count;
-
-			if (!(tried & 1u << number) && all->servers[number].state == state)
-				found = (int)number;
-		}
-	pthread_mutex_unlock(&all->lock);
-	return found;
-}
-
-bool orion_upstreams_is_up(struct orion_upstreams *all, uint32_t server)
-{
-	pthread_mutex_lock(&all->lock);
-	const bool is_up = server < all->count && all->servers[server].state == ORION_UP;
-
-	pthread_mutex_unlock(&all->lock);
-	return is_up;
-}
-
-bool orion_error_is_ours(int error)
-{
-	return error == -ECANCELED || error == -ENOMEM || error == -EMFILE || error == -ENFILE;
-}
-
-void orion_upstreams_report(struct orion_upstreams *all, uint32_t number, bool ok, bool mismatch)
-{
-	struct server *server = &all->servers[number];
-
-	pthread_mutex_lock(&all->lock);
-	if (mismatch)
-		server->mismatches++;
-	else if (!ok)
-		server->errors++;
-	if (ok && server->state == ORION_SUSPECT)
-		server->state = ORION_UP;
-	if (!ok && server->state == ORION_UP)
-		server->state = ORION_SUSPECT;
-	if (!ok && all->current == number)
-		for (uint32_t i = 1; i < all->count; i++) {
-			const uint32_t next = (number + i) % all->count;
-
-			if (all->servers[next].state == ORION_UP) {
-				all->current = next;
-				break;
-			}
-		}
-	pthread_mutex_unlock(&all->lock);
-}
-
-void orion_upstreams_leave_out(struct orion_upstreams *all, uint32_t number)
-{
-	pthread_mutex_lock(&all->lock);
-	all->servers[number].state = ORION_LEFT_OUT;
-	for (uint32_t i = 0; i < all->count && all->servers[all->current].state == ORION_LEFT_OUT; i++)
-		all->current = (all->current + 1) % all->count;
-	pthread_mutex_unlock(&all->lock);
-}
-
-void orion_upstreams_prefer(struct orion_upstreams *all, uint32_t number)
-{
-	pthread_mutex_lock(&all->lock);
-	all->current = number;
-	pthread_mutex_unlock(&all->lock);
+	/* One that is idle may not have woken up yet for a job before this one. */
+	if (server->queued > server->idle && server->threads - server->stuck < server->all->options.readers)
+		orion_server_start_thread(server, most);
+	return !server->all->ending && server->threads > server->stuck;
 }
 
 void orion_upstreams_submit(struct orion_upstreams *all, uint32_t number, struct orion_job *job)
 {
-	struct server *server = &all->servers[number];
-	bool refused;
+	struct orion_server *server = &all->servers[number];
+	const uint64_t now = orion_now_ns();
+	bool refused, ending;
 
 	job->server = number;
-	job->since = orion_now_ns();
+	job->asked_at = job->since = now;
+	job->holds = 1;
+	job->waited = job->urgent && !job->probes;
 	pthread_mutex_lock(&all->lock);
 	job->queued = true;
-	append(job->urgent ? &server->urgent : &server->other, job);
+	orion_queue_append(job->urgent ? &server->urgent : &server->other, job);
 	server->queued++;
-	/* One that is idle may not have woken up yet for a job before this one. */
-	if (server->queued > server->idle && server->threads < all->options.readers)
-		start_thread(server);
-	/* Every thread that it may have is stuck, or none could be started: nobody would ever take it. */
-	refused = all->ending || server->threads == server->stuck;
+	ending = all->ending;
+	refused = server->health.state >= ORION_FOREIGN || !has_taker(server, job);
 	if (refused) {
-		take(job->urgent ? &server->urgent : &server->other, job);
+		orion_queue_take(job->urgent ? &server->urgent : &server->other, job);
 		server->queued--;
 		job->finished = true; /* before anybody can promote it: it is in no queue */
 	} else {
 		pthread_cond_signal(&server->work);
 	}
-	if (!all->watching) {
-		all->watching = true;
-		pthread_cond_signal(&all->tick);
+	if (!job->probes) {
+		all->active_at = now;
+		all->tokens += all->options.hedge_budget;
+		if (all->tokens > TOKENS_MOST)
+			all->tokens = TOKENS_MOST;
 	}
+	/* The clock finds out by itself what is due later. */
+	if (!refused)
+		orion_clock_wake_by(all, now + all->options.hedge_floor_ns + 1);
 	pthread_mutex_unlock(&all->lock);
 	if (refused) {
-		job->finish(job, -EIO);
+		job->finish(job, ending ? -ECANCELED : -EHOSTDOWN);
 		job->drop(job);
 	}
 }
@@ -503,12 +424,16 @@ void orion_upstreams_promote(struct orion_upstreams *all, struct orion_job *job)
 {
 	pthread_mutex_lock(&all->lock);
 	if (!job->urgent && job->queued && !job->running && !job->finished) {
-		take(&all->servers[job->server].other, job);
-		append(&all->servers[job->server].urgent, job);
+		orion_queue_take(&all->servers[job->server].other, job);
+		orion_queue_append(&all->servers[job->server].urgent, job);
 		pthread_cond_signal(&all->servers[job->server].work);
 	}
 	if (!job->running)
 		job->urgent = true;
+	if (!job->waited) {
+		job->waited = true;
+		orion_clock_wake_by(all, orion_now_ns() + all->options.hedge_floor_ns + 1);
+	}
 	pthread_mutex_unlock(&all->lock);
 }
 
@@ -530,106 +455,6 @@ int orion_upstreams_at_once(const struct orion_upstreams *all, uint32_t number)
 	return all->servers[number].at_once;
 }
 
-int orion_upstreams_open(struct orion_upstreams *all, uint32_t number, const char *path, int more)
-{
-	const struct server *server = &all->servers[number];
-	const int flags = READ_FLAGS | more;
-	int fd = -1;
-
-	if (server->direct)
-		fd = openat(server->fd, path, flags | O_DIRECT);
-	if (fd < 0 && (!server->direct || errno == EINVAL))
-		fd = openat(server->fd, path, flags);
-	return fd < 0 ? -errno : fd;
-}
-
-void orion_kept_file_init(struct orion_kept_file *kept)
-{
-	for (uint32_t server = 0; server < ORION_SERVERS_MAX; server++)
-		kept->fd[server] = -1;
-}
-
-void orion_kept_file_close(struct orion_kept_file *kept)
-{
-	for (uint32_t server = 0; server < ORION_SERVERS_MAX; server++)
-		if (kept->fd[server] >= 0)
-			close(kept->fd[server]);
-}
-
-int orion_upstreams_kept(struct orion_upstreams *all, uint32_t number, const struct orion_kept_file *kept)
-{
-	pthread_mutex_lock(&all->lock);
-	const int fd = kept->fd[number];
-
-	pthread_mutex_unlock(&all->lock);
-	return fd;
-}
-
-int orion_upstreams_keep(struct orion_upstreams *all, uint32_t number, struct orion_kept_file *kept, const char *path,
-			 int more)
-{
-	int fd = orion_upstreams_kept(all, number, kept);
-
-	if (fd >= 0)
-		return fd;
-	const int opened = orion_upstreams_open(all, number, path, more);
-
-	if (opened < 0)
-		return opened;
-	pthread_mutex_lock(&all->lock);
-	if (kept->fd[number] < 0)
-		kept->fd[number] = opened;
-	fd = kept->fd[number];
-	pthread_mutex_unlock(&all->lock);
-	/* Another thread was quicker. Closing may ask the server. */
-	if (fd != opened)
-		close(opened);
-	return fd;
-}
-
-/* A kept file that is opened before anybody needs it. */
-struct early {
-	struct orion_job job; /* first: the upstreams' */
-	struct orion_upstreams *all;
-	struct orion_kept_file *kept;
-	int more;
-	char path[256];
-};
-
-static int run_early(struct orion_job *job, uint32_t server)
-{
-	const struct early *early = (struct early *)job;
-	const int fd = orion_upstreams_keep(early->all, server, early->kept, early->path, early->more);
-
-	return fd < 0 ? fd : 0;
-}
-
-static void finish_early(struct orion_job *job, int error)
-{
-	(void)job;
-	(void)error;
-}
-
-static void drop_early(struct orion_job *job)
-{
-	free(job);
-}
-
-void orion_upstreams_keep_early(struct orion_upstreams *all, uint32_t number, struct orion_kept_file *kept,
-				const char *path, int more)
-{
-	struct early *early = orion_upstreams_kept(all, number, kept) < 0 ? calloc(1, sizeof(*early)) : NULL;
-
-	if (!early)
-		return;
-	early->job = (struct orion_job){.run = run_early, .finish = finish_early, .drop = drop_early};
-	early->all = all;
-	early->kept = kept;
-	early->more = more;
-	snprintf(early->path, sizeof(early->path), "%s", path);
-	orion_upstreams_submit(all, number, &early->job);
-}
-
 void orion_upstreams_count_read(struct orion_upstreams *all, uint32_t number, size_t bytes)
 {
 	pthread_mutex_lock(&all->lock);
@@ -641,203 +466,51 @@ void orion_upstreams_count_read(struct orion_upstreams *all, uint32_t number, si
 uint64_t orion_upstreams_round_trip(struct orion_upstreams *all)
 {
 	pthread_mutex_lock(&all->lock);
-	const uint64_t found = all->servers[all->current].round_trip;
+	const uint64_t found = all->servers[all->current].health.round_trip;
 
 	pthread_mutex_unlock(&all->lock);
 	return found;
 }
 
-/* A whole file on its way into an anonymous mapping. */
-struct whole {
-	struct orion_job job; /* first: the upstreams' */
-	struct orion_upstreams *all;
-	char path[256];
-	struct orion_kept_file *kept; /* NULL: a descriptor of its own */
-	size_t most, want;
-	uint8_t *bytes; /* the mapping */
-	size_t mapped, length;
-	pthread_mutex_t lock; /* of what follows */
-	pthread_cond_t done;
-	bool is_done;
-	int error;
-	uint32_t holders; /* who waits, and the job */
-};
-
-static void let_whole_go(struct whole *whole)
+static uint32_t length_of(const struct orion_queue *queue)
 {
-	pthread_mutex_lock(&whole->lock);
-	const bool last = --whole->holders == 0;
+	uint32_t length = 0;
 
-	pthread_mutex_unlock(&whole->lock);
-	if (!last)
-		return;
-	if (whole->bytes)
-		munmap(whole->bytes, whole->mapped);
-	pthread_cond_destroy(&whole->done);
-	pthread_mutex_destroy(&whole->lock);
-	free(whole);
-}
-
-/* Only the first result counts. */
-static void deliver_whole(struct whole *whole, int error)
-{
-	pthread_mutex_lock(&whole->lock);
-	if (!whole->is_done) {
-		whole->error = error;
-		whole->is_done = true;
-		pthread_cond_signal(&whole->done);
-	}
-	pthread_mutex_unlock(&whole->lock);
-}
-
-static int read_whole(struct whole *whole, uint32_t server, int fd)
-{
-	/* Through the page cache of NFS, where the initramfs has it come already; in many calls at a time, as far as is told
-	 * beforehand, and only that. */
-	const bool advise = !whole->kept && whole->all->servers[server].direct;
-	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-	size_t advised = 0;
-	struct stat status;
-	int error = 0;
-
-	if (fstat(fd, &status))
-		error = -errno;
-	else if (!S_ISREG(status.st_mode))
-		error = S_ISDIR(status.st_mode) ? -EISDIR : -EINVAL;
-	else if ((uint64_t)status.st_size > whole->most)
-		error = -EFBIG;
-	else if (status.st_size == 0)
-		error = -ENODATA;
-	if (!error) {
-		whole->length = (size_t)status.st_size;
-		if (whole->want && whole->length > whole->want)
-			whole->length = whole->want;
-		whole->mapped = (whole->length + page - 1) / page * page;
-		void *bytes = mmap(NULL, whole->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-		if (bytes == MAP_FAILED)
-			error = -ENOMEM;
-		else
-			whole->bytes = bytes;
-	}
-	if (advise)
-		(void)posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
-	for (size_t at = 0; !error && at < whole->length;) {
-		const size_t left = whole->length - at;
-
-		for (; advise && advised < whole->length && advised < at + 2 * PIECE; advised += ADVICE)
-			(void)posix_fadvise(fd, (off_t)advised, ADVICE, POSIX_FADV_WILLNEED);
-		/* To the page's end: O_DIRECT on a local disk reads whole sectors only. */
-		const ssize_t got = pread(fd, whole->bytes + at, left < PIECE ? whole->mapped - at : PIECE, (off_t)at);
-
-		if (got < 0)
-			error = -errno;
-		else if (got == 0)
-			error = -EIO; /* It became shorter. */
-		else
-			at += (size_t)got < left ? (size_t)got : left;
-		orion_upstreams_progress(whole->all, &whole->job);
-	}
-	return error;
-}
-
-static int run_whole(struct orion_job *job, uint32_t server)
-{
-	struct whole *whole = (struct whole *)job;
-	const struct server *from = &whole->all->servers[server];
-	const int more = O_NOFOLLOW | O_NONBLOCK;
-	int fd, error;
-
-	if (whole->kept)
-		fd = orion_upstreams_keep(whole->all, server, whole->kept, whole->path, more);
-	else if ((fd = openat(from->fd, whole->path, READ_FLAGS | more)) < 0)
-		fd = -errno;
-	if (fd < 0)
-		return fd;
-	error = read_whole(whole, server, fd);
-	if (whole->kept)
-		return error;
-	/* NFS has to ask the server to close a file: who waits need not wait for that as well. */
-	deliver_whole(whole, error);
-	if (from->direct)
-		(void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-	close(fd);
-	return error;
-}
-
-static void finish_whole(struct orion_job *job, int error)
-{
-	deliver_whole((struct whole *)job, error);
-}
-
-static void drop_whole(struct orion_job *job)
-{
-	let_whole_go((struct whole *)job);
-}
-
-int orion_upstreams_fetch(struct orion_upstreams *all, uint32_t server, const char *path, size_t most, size_t want,
-			  struct orion_kept_file *kept, uint8_t **ret, size_t *ret_length)
-{
-	struct whole *whole = calloc(1, sizeof(*whole));
-
-	if (!whole)
-		return -ENOMEM;
-	whole->job = (struct orion_job){.run = run_whole, .finish = finish_whole, .drop = drop_whole, .urgent = true};
-	whole->all = all;
-	whole->kept = kept;
-	whole->most = most;
-	whole->want = want;
-	whole->holders = 2;
-	snprintf(whole->path, sizeof(whole->path), "%s", path);
-	pthread_mutex_init(&whole->lock, NULL);
-	pthread_cond_init(&whole->done, NULL);
-	orion_upstreams_submit(all, server, &whole->job);
-
-	pthread_mutex_lock(&whole->lock);
-	while (!whole->is_done)
-		pthread_cond_wait(&whole->done, &whole->lock);
-	const int error = whole->error;
-
-	if (!error) {
-		*ret = whole->bytes;
-		*ret_length = whole->length;
-		whole->bytes = NULL;
-	}
-	pthread_mutex_unlock(&whole->lock);
-	let_whole_go(whole);
-	return error;
-}
-
-static int compare(const void *left, const void *right)
-{
-	const uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
-
-	return a < b ? -1 : a > b;
+	for (const struct orion_job *job = queue->first; job; job = job->next)
+		length++;
+	return length;
 }
 
 void orion_upstreams_statistics(struct orion_upstreams *all, struct orion_server_statistics *ret)
 {
 	pthread_mutex_lock(&all->lock);
 	for (uint32_t i = 0; i < all->count; i++) {
-		const struct server *server = &all->servers[i];
-		const uint32_t count = server->latency_count < LATENCIES ? server->latency_count : LATENCIES;
-		uint64_t sorted[LATENCIES];
+		const struct orion_server *server = &all->servers[i];
+		const struct orion_health *health = &server->health;
 
-		memcpy(sorted, server->latencies, sizeof(sorted));
-		qsort(sorted, count, sizeof(*sorted), compare);
 		ret[i] = (struct orion_server_statistics){
-			.state = server->state,
+			.state = health->state,
 			.current = all->current == i,
+			.draining = server->draining,
 			.stuck = server->stuck,
+			.pending = server->queued + length_of(&server->running),
 			.reads = server->reads,
 			.bytes = server->bytes,
 			.errors = server->errors,
 			.timeouts = server->timeouts,
 			.mismatches = server->mismatches,
-			.p50_ns = count ? sorted[(count - 1) / 2] : 0,
-			.p95_ns = count ? sorted[(count - 1) * 95 / 100] : 0,
+			.hedges = server->hedges,
+			.hedges_won = server->hedges_won,
+			.resent = server->resent,
+			.switches = server->switches,
+			.abandoned = server->abandoned,
+			.p50_ns = health->p50,
+			.p95_ns = health->p95,
+			.p99_ns = health->p99,
+			.ewma_ns = health->ewma,
 		};
 		memcpy(ret[i].source, server->source, sizeof(ret[i].source));
+		memcpy(ret[i].reason, health->reason, sizeof(ret[i].reason));
 	}
 	pthread_mutex_unlock(&all->lock);
 }

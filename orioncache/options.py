@@ -286,11 +286,15 @@ OPTIONS: Sequence[Option] = (
     ),
     Option("attr_ttl", seconds, "TIME", "how long attributes and names are believed without asking a server"),
     Option("read_timeout", seconds, "TIME", "when a thread that reads from a server is abandoned"),
-    Option("hedge_floor", seconds, "TIME", "how long a read waits at least before another server is asked too"),
+    Option(
+        "hedge_floor", seconds, "TIME", "how long a read waits at least before another server is asked too"
+    ),
     Option("hedge_cap", seconds, "TIME", "how long at most"),
     Option("hedge_budget", _percent, "PERCENT", "such additional reads, of all reads; 0 for none"),
     Option("give_up", _give_up, "TIME", "when a read fails that no server answers, or never"),
-    Option("spread", _one_of("off", "on"), "on|off", "on: read from all good servers, not from the best alone"),
+    Option(
+        "spread", _one_of("off", "on"), "on|off", "on: read from all good servers, not from the best alone"
+    ),
     Option("readers", _count(MAX_READERS), "N", "reads at the same time on one server"),
     Option("control", str, "PATH", "the control socket; derived from the mount point if not given"),
     Option("engine", _one_of("native", "python"), "NAME", "what answers the kernel: native or python"),

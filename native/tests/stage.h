@@ -95,15 +95,16 @@ static inline void stage_open(struct stage *stage, const struct orion_manifest *
 	stage->answers = memfd_create("answers", MFD_CLOEXEC);
 	stage_require(stage->answers >= 0 && fcntl(stage->answers, F_SETFL, O_APPEND) == 0);
 	stage_require(orion_store_create(options->cache_size, options->compressed_size, &stage->store) == 0);
-	stage_require(orion_upstreams_create(&(struct orion_upstream_options){2, 600000000000}, NULL,
+	stage_require(orion_upstreams_create(&(struct orion_upstream_options){.readers = 2, .deadline_ns = 600000000000}, NULL,
 					     &stage->upstreams) == 0);
 	for (uint32_t i = 0; i < options->server_count; i++) {
 		snprintf(path, sizeof path, "%s/%d", stage_top, options->servers[i]);
 		stage_require(orion_upstreams_add(stage->upstreams, open(path, O_PATH | O_CLOEXEC), path,
-						  options->direct) == 0);
+						  options->direct) == (int)i);
 	}
 	stage_require(orion_fetch_create(&stage->manifest, stage->store, stage->upstreams, NULL,
-					 &(struct orion_fetch_options){options->read_around, options->served.trace},
+					 &(struct orion_fetch_options){.read_around = options->read_around,
+								 .trace = options->served.trace},
 					 &stage->fetch) == 0);
 	stage_require(orion_served_create(&stage->manifest, stage->fetch, &options->served, &stage->served) == 0);
 	orion_served_options(stage->served, &session);

@@ -286,8 +286,7 @@ static void test_end_while_servers_fail(void)
 		/* Each by itself, half of them on the one server, half on the other. */
 		for (int i = 0; i < 4; i++) {
 			orion_fetch_prefetch(stage.fetch, UINT32_MAX, numbers + i, 1, &departed);
-			orion_upstreams_report(stage.upstreams, (uint32_t)i % 2, false, false);
-			orion_upstreams_report(stage.upstreams, (uint32_t)i % 2, true, false);
+			orion_upstreams_prefer(stage.upstreams, (uint32_t)(i + 1) % 2);
 		}
 		close_stage();
 	}

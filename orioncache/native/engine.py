@@ -19,7 +19,6 @@ READ_AROUND_AUTO: int = lib.ORION_READ_AROUND_AUTO
 SEVERITIES = ("info", "warning", "error")
 # As native/events.h has it.
 FIELD_MARK = "\x1f"
-STATES = ("up", "suspect", "left out")
 
 # <linux/fuse.h>, in the words of the Python engine's handlers.
 OPCODES: Mapping[int, str] = {
@@ -87,6 +86,11 @@ class Engine:
         cache_size: int,
         compressed_size: int,
         deadline: float,
+        hedge_floor: float = 0.02,
+        hedge_cap: float = 0.5,
+        hedge_budget: float = 5.0,
+        give_up: float = 0.0,
+        spread: bool = False,
         readers: int,
         read_around: int = READ_AROUND_AUTO,
         threads: int = 2,
@@ -102,7 +106,12 @@ class Engine:
         Args:
             cache_size: bytes for blocks as they are.
             compressed_size: bytes for packed blocks.
-            deadline: seconds for one read on one server.
+            deadline: seconds for one read on one server; then its thread is given up.
+            hedge_floor: seconds that a read waits at least before another server is asked as well.
+            hedge_cap: the same at most.
+            hedge_budget: such additional reads, in percent of all.
+            give_up: seconds that a read waits while no server answers; 0: for ever.
+            spread: read from all good servers in turn.
             readers: threads for each server.
             read_around: bytes to read around a miss, or ``READ_AROUND_AUTO``.
             threads: threads that answer the kernel.
@@ -118,6 +127,11 @@ class Engine:
         options.cache_size = cache_size
         options.compressed_size = compressed_size
         options.deadline_ns = int(deadline * 1e9)
+        options.hedge_floor_ns = int(hedge_floor * 1e9)
+        options.hedge_cap_ns = int(hedge_cap * 1e9)
+        options.hedge_budget = hedge_budget / 100
+        options.give_up_ns = int(give_up * 1e9)
+        options.spread = spread
         options.read_around = read_around
         options.readers = readers
         options.threads = threads
@@ -139,9 +153,33 @@ class Engine:
         """For other C functions; good until :meth:`close`."""
         return self._engine
 
-    def add(self, fd: int, source: str) -> None:
-        """Adds the server whose release directory a descriptor (taken over) stands for."""
-        _check(lib.orion_engine_add(self._engine, fd, os.fsencode(source)))
+    def add(self, fd: int, source: str) -> int:
+        """Adds the server whose release directory a descriptor (taken over) stands for; its number.
+
+        Before the load, or at any time after the start.
+
+        Raises:
+            OSError: ENOSPC: there are as many as there may be.
+        """
+        number = int(lib.orion_engine_add(self._engine, fd, os.fsencode(source)))
+        _check(min(number, 0))
+        return number
+
+    def remove(self, number: int) -> None:
+        """Asks a server for nothing more.
+
+        Raises:
+            OSError: EBUSY: it is the last one; ENOENT: there is none of that number.
+        """
+        _check(lib.orion_engine_remove(self._engine, number))
+
+    def drain(self, number: int, on: bool) -> None:  # noqa: FBT001
+        """Asks a server for nothing new, or again; errors as for :meth:`remove`."""
+        _check(lib.orion_engine_drain(self._engine, number, on))
+
+    def replace(self, number: int, fd: int) -> None:
+        """The server was mounted anew: a descriptor (taken over) of its directory there."""
+        _check(lib.orion_engine_replace(self._engine, number, fd))
 
     def load(self) -> None:
         """Gets the manifest from the first server with a good one.
@@ -219,8 +257,14 @@ class Engine:
             if count:
                 name = OPCODES.get(opcode, f"opcode {opcode}")
                 upcalls[name] = upcalls.get(name, 0) + count
+        servers = [
+            _server(number, found.servers[number])
+            for number in range(found.server_count)
+            if found.servers[number].state != lib.ORION_REMOVED
+        ]
         return {
-            "servers": [_server(found.servers[number]) for number in range(found.server_count)],
+            "servers": servers,
+            "failover": _failover(servers, found.fetch),
             "cache": _fields(found.store, "struct orion_store_statistics"),
             "fetch": _fields(found.fetch, "struct orion_fetch_statistics"),
             "bundle": _fields(found.bundle, "struct orion_bundle_statistics"),
@@ -286,23 +330,45 @@ def _named(field: str) -> tuple[str, str | int | float]:
     return name, value
 
 
-def _server(found: object) -> dict[str, object]:
-    server = _fields(found, "struct orion_server_statistics")
+def _server(number: int, found: Any) -> dict[str, Any]:  # noqa: ANN401  # cffi's structs have no types
+    fields = _fields(found, "struct orion_server_statistics")
+    plain = (
+        "current",
+        "draining",
+        "reads",
+        "bytes",
+        "errors",
+        "timeouts",
+        "mismatches",
+        "hedges",
+        "hedges_won",
+    )
+    plain += ("resent", "switches", "stuck", "abandoned", "pending")
     return {
-        "source": ffi.string(server["source"]).decode(errors="backslashreplace"),
-        "state": STATES[server["state"]],
-        "current": server["current"],
-        "reads": server["reads"],
-        "calls": server["reads"],
-        "bytes": server["bytes"],
-        "errors": server["errors"],
-        "timeouts": server["timeouts"],
-        "mismatches": server["mismatches"],
-        "stuck": server["stuck"],
-        "latency_ms": {
-            "p50": round(server["p50_ns"] / 1e6, 3),
-            "p95": round(server["p95_ns"] / 1e6, 3),
-        },
+        "number": number,
+        "source": ffi.string(found.source).decode(errors="backslashreplace"),
+        "state": ffi.string(lib.orion_state_name(found.state)).decode(),
+        "reason": ffi.string(found.reason).decode(errors="backslashreplace"),
+        "calls": found.reads,
+        **{name: fields[name] for name in plain},
+        "latency_ms": {name: round(fields[f"{name}_ns"] / 1e6, 3) for name in ("p50", "p95", "p99", "ewma")},
+    }
+
+
+def _failover(servers: Sequence[dict[str, Any]], fetch: Any) -> dict[str, object]:  # noqa: ANN401
+    """What switching and hedging did, over all servers."""
+    sums = {
+        name: sum(server[name] for server in servers)
+        for name in ("switches", "hedges", "hedges_won", "resent", "reads")
+    }
+    reads = sums.pop("reads")
+    extra = sums["hedges"] + sums["resent"]
+    return {
+        **sums,
+        "stalls": fetch.stalls,
+        "longest_stall_ms": round(fetch.longest_wait_ns / 1e6, 3),
+        "waiting": fetch.waiting,
+        "extra_reads_pct": round(100 * extra / reads, 3) if reads else 0.0,
     }
 
 
