@@ -210,8 +210,8 @@ class Options:
         cache_size: bytes of RAM for blocks as they are (the first level).
         compressed_size: bytes of RAM for lz4 blocks that fell out of the first level (the second level).
         attr_ttl: seconds for which attributes, names and missing names are believed without asking a server.
-        read_timeout: seconds after which a thread that reads from a server is abandoned. Others are asked long
-            before (docs/failover.md).
+        read_timeout: seconds after which a thread that reads from a server is abandoned. Others are asked
+            long before (docs/failover.md).
         hedge_floor: seconds that a read waits at least before the next server is asked as well.
         hedge_cap: seconds after which it is asked in any case, if the budget allows it.
         hedge_budget: such additional reads, in percent of all; 0: none.

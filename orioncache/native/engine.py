@@ -20,6 +20,12 @@ SEVERITIES = ("info", "warning", "error")
 # As native/events.h has it.
 FIELD_MARK = "\x1f"
 
+# Of a server, as struct orion_server_statistics has them.
+COUNTERS = (
+    *("current", "draining", "reads", "bytes", "errors", "timeouts", "mismatches"),
+    *("hedges", "hedges_won", "resent", "switches", "stuck", "abandoned", "pending"),
+)
+
 # <linux/fuse.h>, in the words of the Python engine's handlers.
 OPCODES: Mapping[int, str] = {
     1: "lookup",
@@ -173,7 +179,7 @@ class Engine:
         """
         _check(lib.orion_engine_remove(self._engine, number))
 
-    def drain(self, number: int, on: bool) -> None:  # noqa: FBT001
+    def drain(self, number: int, on: bool) -> None:
         """Asks a server for nothing new, or again; errors as for :meth:`remove`."""
         _check(lib.orion_engine_drain(self._engine, number, on))
 
@@ -332,25 +338,13 @@ def _named(field: str) -> tuple[str, str | int | float]:
 
 def _server(number: int, found: Any) -> dict[str, Any]:  # noqa: ANN401  # cffi's structs have no types
     fields = _fields(found, "struct orion_server_statistics")
-    plain = (
-        "current",
-        "draining",
-        "reads",
-        "bytes",
-        "errors",
-        "timeouts",
-        "mismatches",
-        "hedges",
-        "hedges_won",
-    )
-    plain += ("resent", "switches", "stuck", "abandoned", "pending")
     return {
         "number": number,
         "source": ffi.string(found.source).decode(errors="backslashreplace"),
         "state": ffi.string(lib.orion_state_name(found.state)).decode(),
         "reason": ffi.string(found.reason).decode(errors="backslashreplace"),
         "calls": found.reads,
-        **{name: fields[name] for name in plain},
+        **{name: fields[name] for name in COUNTERS},
         "latency_ms": {name: round(fields[f"{name}_ns"] / 1e6, 3) for name in ("p50", "p95", "p99", "ewma")},
     }
 
