@@ -29,7 +29,8 @@
 #define BACKOFF_FIRST (1ull * SECOND)
 #define BACKOFF_MOST (30ull * SECOND)
 #define LATENESS_WEIGHT (1.0 / 64)
-#define LATENESS_MUCH 0.03
+/* Three of the last reads: two may be chance. */
+#define LATENESS_MUCH 0.04
 
 static void enter(struct orion_health *health, uint64_t now, enum orion_server_state state, const char *why)
 {
@@ -84,7 +85,8 @@ bool orion_health_answered(struct orion_health *health, uint64_t now, uint64_t l
 	const bool was_away = health->state == ORION_SUSPECT || health->state == ORION_DEAD;
 
 	health->answered_at = now;
-	note_latency(health, latency, measures);
+	if (latency)
+		note_latency(health, latency, measures);
 	health->lateness -= health->lateness * LATENESS_WEIGHT;
 	if (!was_away && health->state != ORION_UNKNOWN)
 		return false;
@@ -136,13 +138,11 @@ bool orion_health_is_well(const struct orion_health *health)
 
 uint64_t orion_health_hedge_after(const struct orion_health *health, uint64_t floor, uint64_t cap)
 {
+	const uint64_t late = LATE_FACTOR * health->p50 + floor;
 	uint64_t after = FEW_HEDGE;
 
-	if (health->latency_count >= FEW) {
-		const uint64_t late = LATE_FACTOR * health->p50 + floor;
-
-		after = health->p95 < late ? health->p95 : late;
-	}
+	if (health->latency_count)
+		after = health->latency_count >= FEW && health->p95 < late ? health->p95 : late;
 	if (after < floor)
 		after = floor;
 	return after < cap ? after : cap;

@@ -41,8 +41,8 @@ struct orion_health {
 
 void orion_health_init(struct orion_health *health, uint64_t now);
 
-/* A read came back well. measures: it was small, so that its latency says what a round trip costs. true: it has become
- * good just now. */
+/* A read came back well. latency: 0 if it is of no account. measures: it was small, so that its latency says what a round
+ * trip costs. true: it has become good just now. */
 bool orion_health_answered(struct orion_health *health, uint64_t now, uint64_t latency, bool measures);
 /* A read failed, or is overdue: true if it has become suspect just now. */
 bool orion_health_failed(struct orion_health *health, uint64_t now, const char *why);

@@ -95,8 +95,9 @@ static void take_note(struct orion_server *server, const struct orion_job *job, 
 	/* A probe that comes back while reads do not proves nothing. */
 	else if (oldest && now - oldest->since > orion_health_patience(&server->health, server->all->options.deadline_ns))
 		return;
+	/* How long one was stuck says nothing of what is usual. */
 	if (!error)
-		orion_server_answered(server, now, now - job->since, job->measures);
+		orion_server_answered(server, now, job->finished || job->resent ? 0 : now - job->since, job->measures);
 }
 
 /* Locked, unlocked while the job runs. */
@@ -124,13 +125,12 @@ static void run_job(struct orion_server *server, struct orion_worker *worker, st
 
 	worker->busy = false;
 	server->ahead -= job->ahead;
-	if (too_late) {
+	if (too_late)
 		server->stuck--;
-	} else {
+	else
 		orion_queue_take(&server->running, job);
-		job->finished = true;
-		take_note(server, job, error);
-	}
+	take_note(server, job, error);
+	job->finished = true;
 	reaped = orion_server_reap(server);
 	pthread_mutex_unlock(&all->lock);
 	orion_retired_close(reaped);
@@ -163,7 +163,8 @@ static void *serve(void *argument)
 			continue;
 		}
 		/* More threads than there should be: this one was stuck, and has been replaced. */
-		if (all->ending || server->threads - server->stuck > all->options.readers)
+		if (all->ending || server->health.state == ORION_REMOVED ||
+		    server->threads - server->stuck > all->options.readers)
 			break;
 		server->idle++;
 		pthread_cond_wait(&server->work, &all->lock);

@@ -348,6 +348,7 @@ int orion_upstreams_remove(struct orion_upstreams *all, uint32_t number)
 		server->mount++;
 		orion_server_retire(server, server->fd);
 		server->fd = -1;
+		pthread_cond_broadcast(&server->work);
 	}
 	pthread_mutex_unlock(&all->lock);
 	return error;

@@ -92,12 +92,20 @@ static void end_overdue(struct orion_server *server)
 	}
 }
 
+/* The job that has waited longest; without any that runs, one that waits for a thread. */
+static const struct orion_job *oldest_job(const struct orion_server *server)
+{
+	return server->running.first  ? server->running.first
+	       : server->urgent.first ? server->urgent.first
+				      : server->other.first;
+}
+
+/* Whether nothing came of it for longer than can be chance; when that will be. */
 static bool is_silent(const struct orion_server *server, uint64_t now, uint64_t *ret_when)
 {
-	const struct orion_job *oldest = server->running.first;
+	const struct orion_job *oldest = oldest_job(server);
 	uint64_t since;
 
-	/* Not one that was resent: its own time is over, and what is asked since says more. */
 	if (!oldest)
 		return false;
 	since = oldest->since > server->last_end ? oldest->since : server->last_end;
@@ -232,7 +240,7 @@ static uint64_t watch_server(struct orion_server *server, bool recovered)
 		next = now + all->options.deadline_ns / 8;
 	}
 	if (orion_health_is_well(&server->health) && is_silent(server, now, &silent_at)) {
-		snprintf(why, sizeof(why), "no answer for %.0f ms", (double)(now - server->running.first->since) / 1e6);
+		snprintf(why, sizeof(why), "no answer for %.0f ms", (double)(now - oldest_job(server)->since) / 1e6);
 		orion_server_suspect(server, now, why);
 	}
 	if (silent_at > now && silent_at < next)
@@ -289,7 +297,9 @@ void *orion_clock(void *upstreams)
 		const bool recovered = all->look_at <= orion_now_ns();
 		uint64_t next = UINT64_MAX;
 
-		all->wakes_at = UINT64_MAX;
+		/* Whoever woke it may have asked for a moment that is still to come. */
+		if (all->wakes_at <= orion_now_ns())
+			all->wakes_at = UINT64_MAX;
 		look(all);
 		for (uint32_t i = 0; i < all->count; i++) {
 			struct orion_server *server = &all->servers[i];

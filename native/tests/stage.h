@@ -14,14 +14,17 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* A server with good packs, one whose first block is damaged, one whose pack is cut short, one without any. */
-enum stage_server { STAGE_GOOD, STAGE_DAMAGED, STAGE_SHORT, STAGE_EMPTY, STAGE_SERVERS };
+/* A server with good packs, one whose first block is damaged, one whose pack is cut short, one without any; and another good
+ * one. */
+enum stage_server { STAGE_GOOD, STAGE_DAMAGED, STAGE_SHORT, STAGE_EMPTY, STAGE_COPY, STAGE_SERVERS };
 
 struct stage_options {
 	size_t cache_size, compressed_size;
 	int64_t read_around;
 	bool direct; /* as if over NFS */
 	struct orion_served_settings served;
+	uint64_t deadline_ns, give_up_ns; /* 0: 10 minutes; for ever */
+	double hedge_budget;
 	uint32_t server_count;
 	enum stage_server servers[STAGE_SERVERS];
 };
@@ -95,8 +98,14 @@ static inline void stage_open(struct stage *stage, const struct orion_manifest *
 	stage->answers = memfd_create("answers", MFD_CLOEXEC);
 	stage_require(stage->answers >= 0 && fcntl(stage->answers, F_SETFL, O_APPEND) == 0);
 	stage_require(orion_store_create(options->cache_size, options->compressed_size, &stage->store) == 0);
-	stage_require(orion_upstreams_create(&(struct orion_upstream_options){.readers = 2, .deadline_ns = 600000000000}, NULL,
-					     &stage->upstreams) == 0);
+	stage_require(orion_upstreams_create(&(struct orion_upstream_options){
+						     .readers = 2,
+						     .deadline_ns = options->deadline_ns ? options->deadline_ns : 600000000000,
+						     .hedge_floor_ns = 20000000,
+						     .hedge_cap_ns = 500000000,
+						     .hedge_budget = options->hedge_budget,
+					     },
+					     NULL, &stage->upstreams) == 0);
 	for (uint32_t i = 0; i < options->server_count; i++) {
 		snprintf(path, sizeof path, "%s/%d", stage_top, options->servers[i]);
 		stage_require(orion_upstreams_add(stage->upstreams, open(path, O_PATH | O_CLOEXEC), path,
@@ -104,7 +113,8 @@ static inline void stage_open(struct stage *stage, const struct orion_manifest *
 	}
 	stage_require(orion_fetch_create(&stage->manifest, stage->store, stage->upstreams, NULL,
 					 &(struct orion_fetch_options){.read_around = options->read_around,
-								 .trace = options->served.trace},
+								 .trace = options->served.trace,
+								 .give_up_ns = options->give_up_ns},
 					 &stage->fetch) == 0);
 	stage_require(orion_served_create(&stage->manifest, stage->fetch, &options->served, &stage->served) == 0);
 	orion_served_options(stage->served, &session);
