@@ -54,6 +54,11 @@ class Events:
         self._told = 0
         self._watchers: list[Callable[[], None]] = []
 
+    @property
+    def told(self) -> int:
+        """The number of the last one."""
+        return self._told
+
     def info(self, text: str, kind: str = "other", **fields: Value) -> None:
         """Notes something that is as it should be."""
         self.note("info", kind, text, fields)

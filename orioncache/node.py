@@ -14,7 +14,7 @@ import time
 
 from orioncache import options
 from orioncache.background import run_in_background
-from orioncache.control.listening import listen
+from orioncache.control.listening import listen, listen_for_metrics
 from orioncache.errors import UserError
 
 TYPE_CHECKING = False
@@ -68,16 +68,26 @@ def _serve(sources: Sequence[str], mountpoint: str, ready: Callable[[], None]) -
             # While /dev, /proc and /run are ours: the node's root takes them with it.
             log, control = _open_log(), listen(settings.control)
             _stay_alive()
+            metrics = _listen_for_metrics(engine, settings)
             ready()
             speculation = _speculate(engine, settings, len(sources))
             # What follows is for people, and slower to import than all before: not while a node boots.
-            _sleep_until_needed(control, engine, born + settings.upload_after if settings.upload else None)
+            _sleep_until_needed(
+                (control, metrics), engine, born + settings.upload_after if settings.upload else None
+            )
             from orioncache.fs.native_serving import ReleaseCache  # noqa: PLC0415
             from orioncache.kernel_log import log_to_kernel  # noqa: PLC0415
 
             log_to_kernel(log)
             cache = ReleaseCache(
-                engine, sources, mountpoint, settings, control=control, born=born, speculation=speculation
+                engine,
+                sources,
+                mountpoint,
+                settings,
+                control=control,
+                metrics=metrics,
+                born=born,
+                speculation=speculation,
             )
             cache.serve(lambda: None, stop_on=())
             return
@@ -92,13 +102,23 @@ def _speculate(engine: Engine, settings: Options, servers: int) -> Runner | None
     return start_beside(engine, settings, servers)
 
 
-def _sleep_until_needed(control: int, engine: Engine, until: float | None) -> None:
-    """Until somebody connects to the control socket, something happens, the mount is gone, or it is time."""
+def _listen_for_metrics(engine: Engine, settings: Options) -> int | None:
+    """The port for metrics; a boot goes on without it."""
+    try:
+        return listen_for_metrics(settings)
+    except UserError as error:
+        engine.warn(error.message)
+        return None
+
+
+def _sleep_until_needed(listening: Sequence[int | None], engine: Engine, until: float | None) -> None:
+    """Until somebody connects to one of the sockets, something happens, the mount is gone, or it is time."""
     import select  # noqa: PLC0415
 
     waiting = select.poll()
-    for fd in (control, engine.events_fd(), engine.ended_fd()):
-        waiting.register(fd, select.POLLIN)
+    for fd in (*listening, engine.events_fd(), engine.ended_fd()):
+        if fd is not None:
+            waiting.register(fd, select.POLLIN)
     waiting.poll(None if until is None else max(0.0, 1000 * (until - time.monotonic())))
 
 
@@ -116,7 +136,8 @@ def _serve_with_pyfuse3(
     sources = [os.path.realpath(source) for source in sources]
     log_to_kernel(_open_log())
     _stay_alive()
-    cache = Cache(sources, mountpoint, settings, ProcPaths(from_working_directory=True))
+    proc = ProcPaths(from_working_directory=True)
+    cache = Cache(sources, mountpoint, settings, proc, metrics=listen_for_metrics(settings))
 
     async def run() -> None:
         await cache.serve(ready, stop_on=())

@@ -158,6 +158,36 @@ def _upload(text: str) -> str:
     return text
 
 
+def metrics_place(text: str) -> tuple[str, int]:
+    """Address and port of ``ADDRESS:PORT``, ``[ADDRESS]:PORT`` or ``PORT``, which is one of the loopback.
+
+    The host is an address, for the same reason as in :func:`upload_place`.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    from _socket import AF_INET, AF_INET6, inet_pton  # noqa: PLC0415
+
+    host, _, port = text.strip().rpartition(":")
+    if not (port.isdecimal() and port.isascii() and 1 <= int(port) < 1 << 16):
+        raise ValueError(f"'{text}' is no port to listen on: write PORT or ADDRESS:PORT")
+    in_brackets = host.startswith("[") and host.endswith("]")
+    address = (host[1:-1] if in_brackets else host) or "127.0.0.1"
+    try:
+        inet_pton(AF_INET6 if in_brackets else AF_INET, address)
+    except OSError:
+        raise ValueError(
+            f"'{text}' has no address to listen on: write 10.0.0.1:{port} or [::]:{port}, not a name"
+        ) from None
+    return address, int(port)
+
+
+def _metrics_port(text: str) -> str:
+    if text:
+        metrics_place(text)
+    return text
+
+
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in words:
@@ -232,6 +262,7 @@ class Options:
         trace_records: how many are recorded.
         upload: where to send what a boot without a bundle read, so that one can be made; empty: nowhere.
         upload_after: seconds from the mount until then: what is read later is not recorded.
+        metrics_port: where to answer ``GET /metrics``, as :func:`metrics_place` reads it; empty: nowhere.
     """
 
     block_size: int = 128 << 10
@@ -256,6 +287,7 @@ class Options:
     trace_records: int = 65536
     upload: str = ""
     upload_after: float = 60.0
+    metrics_port: str = ""
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401
         for option in OPTIONS:
@@ -317,6 +349,12 @@ OPTIONS: Sequence[Option] = (
     Option("trace_records", _count(MAX_TRACE_RECORDS), "N", "requests that are recorded, the first ones"),
     Option("upload", _upload, "URL", "where to send what a boot without a bundle read: http://ADDRESS:PORT/"),
     Option("upload_after", seconds, "TIME", "how long after the mount it is sent"),
+    Option(
+        "metrics_port",
+        _metrics_port,
+        "[ADDRESS:]PORT",
+        "answer GET /metrics there, for Prometheus; without an address on 127.0.0.1 alone",
+    ),
 )
 
 

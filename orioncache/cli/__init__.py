@@ -16,6 +16,9 @@ from orioncache.errors import UserError
 COMMANDS = {
     "mount": ("orioncache.cli.mount", "serve a directory or NFS mounts through the cache"),
     "status": ("orioncache.cli.status", "show what a running cache does"),
+    "events": ("orioncache.cli.events", "show what happened to a running cache, and go on with it"),
+    "metrics": ("orioncache.cli.metrics", "print a running cache's figures for Prometheus"),
+    "server": ("orioncache.cli.server", "list, add, remove, drain and check the servers of a cache"),
     "release": ("orioncache.release.cli", "build releases of a root, and look after their store"),
     "trace": ("orioncache.trace.cli", "record what a boot asks of a release, and look at it"),
     "profile": ("orioncache.profile.cli", "learn from recorded boots what nodes read"),

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from orioncache import options
 from orioncache.background import run_in_background
+from orioncache.control.listening import listen_for_metrics
 from orioncache.control.places import socket_path
 from orioncache.errors import UserError
 from orioncache.options import Options
@@ -57,15 +58,18 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _serve(sources: list[str], mountpoint: str, settings: Options, ready: Callable[[], None]) -> None:
+    metrics = listen_for_metrics(settings)
     ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    if settings.engine == "native" and _serve_release(sources, mountpoint, settings, ready, ends):
+    if settings.engine == "native" and _serve_release(
+        sources, mountpoint, settings, ready, ends=ends, metrics=metrics
+    ):
         return
     import trio  # noqa: PLC0415
 
     from orioncache.fs.serving import Cache  # noqa: PLC0415
     from orioncache.upstream import ProcPaths  # noqa: PLC0415
 
-    cache = Cache(sources, mountpoint, settings, ProcPaths())
+    cache = Cache(sources, mountpoint, settings, ProcPaths(), metrics=metrics)
 
     async def main() -> None:
         await cache.serve(ready, stop_on=ends)
@@ -78,7 +82,9 @@ def _serve_release(
     mountpoint: str,
     settings: Options,
     ready: Callable[[], None],
+    *,
     ends: tuple[signal.Signals, ...],
+    metrics: int | None,
 ) -> bool:
     """Serves a release with the native engine; False, having done nothing, if the sources are none."""
     from orioncache.fs import mounting, native_release  # noqa: PLC0415
@@ -92,7 +98,7 @@ def _serve_release(
         return False
     hold_meanwhile(sources)
     speculation = start_beside(engine, settings, len(sources))
-    cache = ReleaseCache(engine, sources, mountpoint, settings, speculation=speculation)
+    cache = ReleaseCache(engine, sources, mountpoint, settings, metrics=metrics, speculation=speculation)
     cache.serve(ready, stop_on=ends)
     if speculation is not None:
         speculation.close()

@@ -14,6 +14,7 @@ import json
 import time
 from typing import Any
 
+from orioncache.cli.text import duration, size, table
 from orioncache.control import client
 
 
@@ -38,46 +39,30 @@ def _run(args: argparse.Namespace) -> int:
 def lines(found: dict[str, Any]) -> list[str]:
     """The status as text for people."""
     text = [
-        f"{found['mountpoint']}  up {_duration(found['uptime_s'])}, pid {found['pid']}, "
+        f"{found['mountpoint']}  up {duration(found['uptime_s'])}, pid {found['pid']}, "
         f"{found['mode']} mode, {found['engine']} engine, version {found['version']}",
         "",
     ]
-    rows: list[tuple[str, ...]] = [("server", "state", "reads", "bytes", "errors", "timeouts", "p50", "p95")]
-    for server in found["servers"]:
-        mark = "*" if server["current"] else " "
-        latency = server["latency_ms"]
-        rows.append(
-            (
-                f"{mark} {server['source']}",
-                server["state"],
-                f"{server['reads']:,}",
-                _bytes(server["bytes"]),
-                f"{server['errors']:,}",
-                f"{server['timeouts']:,}",
-                f"{latency['p50']:.1f} ms",
-                f"{latency['p95']:.1f} ms",
-            )
-        )
-    text += _table(rows)
+    text += servers(found)
     cache = found["cache"]
     hits = cache["hits"] + cache["packed_hits"] + cache["zero_hits"]
     asked = hits + cache["misses"]
     text += [
         "",
-        *_table(
+        *table(
             [
                 ("cache", "blocks", "used", "of"),
                 (
                     "  as they are",
                     f"{cache['raw_blocks']:,}",
-                    _bytes(cache["raw_bytes"]),
-                    _bytes(cache["cache_size"]),
+                    size(cache["raw_bytes"]),
+                    size(cache["cache_size"]),
                 ),
                 (
                     "  packed",
                     f"{cache['packed_blocks']:,}",
-                    _bytes(cache["packed_bytes"]),
-                    _bytes(cache["compressed_size"]),
+                    size(cache["packed_bytes"]),
+                    size(cache["compressed_size"]),
                 ),
             ]
         ),
@@ -96,8 +81,54 @@ def lines(found: dict[str, Any]) -> list[str]:
         text.append("")
         for event in found["events"][-10:]:
             at = time.strftime("%H:%M:%S", time.localtime(event["time"]))
-            text.append(f"{at} {'! ' if event['severity'] == 'warning' else '  '}{event['text']}")
+            text.append(f"{at} {'  ' if event['severity'] == 'info' else '! '}{event['text']}")
     return text
+
+
+def servers(found: dict[str, Any]) -> list[str]:
+    """The servers as a table, why those that are not good are not, and what failover did."""
+    columns = ("server", "state", "reads", "bytes", "errors", "timeouts", "hedges", "resent", "p50", "p95")
+    rows: list[tuple[str, ...]] = [("", *columns)]
+    notes = []
+    for index, server in enumerate(found["servers"]):
+        number = str(server.get("number", index))
+        latency = server["latency_ms"]
+        rows.append(
+            (
+                f"{'*' if server['current'] else ' '} {number}",
+                server["source"],
+                server["state"] + (", draining" if server.get("draining") else ""),
+                f"{server['reads']:,}",
+                size(server["bytes"]),
+                f"{server['errors']:,}",
+                f"{server['timeouts']:,}",
+                _count(server, "hedges"),
+                _count(server, "resent"),
+                f"{latency['p50']:.1f} ms",
+                f"{latency['p95']:.1f} ms",
+            )
+        )
+        if server.get("reason"):
+            notes.append(f"  {number} is {server['state']}: {server['reason']}")
+    return [*table(rows, left=3), *notes, *_failover(found.get("failover") or {})]
+
+
+def _count(found: dict[str, Any], key: str) -> str:
+    return f"{found[key]:,}" if key in found else "-"
+
+
+def _failover(counts: dict[str, Any]) -> list[str]:
+    """What failover did; nothing where it is not told."""
+    if not counts:
+        return []
+    text = (
+        f"failover: {counts['switches']:,} switches, {counts['hedges']:,} reads hedged "
+        f"({counts['hedges_won']:,} won), {counts['resent']:,} sent again"
+    )
+    if counts.get("stalls"):
+        text += f"; {counts['stalls']:,} stalls, the longest {counts['longest_stall_ms'] / 1000:.2f} s"
+    waiting = counts.get("waiting")
+    return [text, *([f"! {waiting:,} reads wait: no server answers"] if waiting else [])]
 
 
 def _bundle(counts: dict[str, int]) -> list[str]:
@@ -109,7 +140,7 @@ def _bundle(counts: dict[str, int]) -> list[str]:
     return [
         "",
         f"bundle: {state}, {counts['landed']:,} of {counts['frames']:,} frames{failed}; "
-        f"{_bytes(counts['packed_bytes'])} read, {_bytes(counts['stored_bytes'])} given to the kernel",
+        f"{size(counts['packed_bytes'])} read, {size(counts['stored_bytes'])} given to the kernel",
     ]
 
 
@@ -127,32 +158,5 @@ def _prefetch(found: dict[str, Any]) -> list[str]:
         if counts["cut_off"]:
             text.append(f"  {name}: cut off: {counts['cut_off']}")
         figures = ", ".join(f"{counts[key]:,} {key}" for key in ("useful", "late", "wasted", "declined"))
-        text.append(f"  {name}: {counts['issued']:,} fetched, {figures}; {_bytes(counts['issued_bytes'])}")
+        text.append(f"  {name}: {counts['issued']:,} fetched, {figures}; {size(counts['issued_bytes'])}")
     return text
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1024
-    return f"{number:.1f} TiB"
-
-
-def _duration(seconds: float) -> str:
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s"

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from orioncache.errors import UserError
 TIMEOUT = 1.0
 # The same for a trace, which has megabytes.
 TRACE_TIMEOUT = 15.0
+# The same for a change of the servers, which waits for a new server's directory.
+CHANGE_TIMEOUT = 20.0
 # No trace is larger: the most records, with a name and some digests for each.
 TRACE_MOST = 1 << 30
 
@@ -23,7 +27,7 @@ def status(path: str) -> dict[str, Any]:
     Raises:
         UserError: nobody listens, or no answer comes within :data:`TIMEOUT`.
     """
-    return _ask(path, "status", TIMEOUT)[0]
+    return _ask(path, {"op": "status"}, TIMEOUT)[0]
 
 
 def trace(path: str) -> bytes:
@@ -32,7 +36,7 @@ def trace(path: str) -> bytes:
     Raises:
         UserError: it records nothing; nobody listens; not all of it comes within :data:`TRACE_TIMEOUT`.
     """
-    answer, data = _ask(path, "trace", TRACE_TIMEOUT)
+    answer, data = _ask(path, {"op": "trace"}, TRACE_TIMEOUT)
     if "error" in answer:
         raise UserError(
             f"{path}: {answer['error']}",
@@ -43,18 +47,94 @@ def trace(path: str) -> bytes:
     return data
 
 
-def _ask(path: str, op: str, timeout: float) -> tuple[dict[str, Any], bytes]:
+def metrics(path: str) -> str:
+    """The metrics of the cache that listens on this socket, as Prometheus' text.
+
+    Raises:
+        UserError: as for :func:`status`.
+    """
+    answer, data = _ask(path, {"op": "metrics"}, TIMEOUT)
+    _check(path, answer)
+    return data.decode()
+
+
+def servers(path: str) -> dict[str, Any]:
+    """The servers of the cache that listens on this socket, and the figures of its failover.
+
+    Raises:
+        UserError: as for :func:`status`.
+    """
+    answer, _ = _ask(path, {"op": "server-list"}, TIMEOUT)
+    return _check(path, answer)
+
+
+def change(path: str, op: str, **arguments: object) -> dict[str, Any]:
+    """Has the servers changed: ``server-add``, ``server-remove``, ``server-drain``.
+
+    Raises:
+        UserError: it cannot be done, or is not done within :data:`CHANGE_TIMEOUT`.
+    """
+    answer, _ = _ask(path, {"op": op, **arguments}, CHANGE_TIMEOUT)
+    return _check(path, answer)
+
+
+def events(path: str, since: int = 0) -> dict[str, Any]:
+    """The events kept whose number is larger, as ``events``; ``lost`` and ``seq``.
+
+    Raises:
+        UserError: as for :func:`status`.
+    """
+    answer, _ = _ask(path, {"op": "events", "since": since}, TIMEOUT)
+    return _check(path, answer)
+
+
+def follow(path: str, since: int = 0) -> Iterator[dict[str, Any]]:
+    """First what the cache says of itself (``seq``, ``pid``), then events as they come, and ``lost`` ones.
+
+    Ends when the cache does.
+
+    Raises:
+        UserError: as for :func:`status`.
+    """
+    with _connected(path, TIMEOUT) as connection:
+        _say(connection, {"op": "events", "follow": True, "since": since})
+        with connection.makefile("rb") as lines:
+            yield _check(path, dict(json.loads(lines.readline())))
+            connection.settimeout(None)
+            for line in lines:
+                if line.endswith(b"\n"):
+                    yield dict(json.loads(line))
+
+
+def _ask(path: str, request: Mapping[str, object], timeout: float) -> tuple[dict[str, Any], bytes]:
     """The answer, and the bytes behind it."""
+    with _connected(path, timeout) as connection:
+        _say(connection, request)
+        with connection.makefile("rb") as answer:
+            found = dict(json.loads(answer.readline()))
+            length = found.get("bytes", 0)
+            follows = isinstance(length, int) and 0 <= length <= TRACE_MOST
+            return found, answer.read(length) if follows else b""
+
+
+def _say(connection: socket.socket, request: Mapping[str, object]) -> None:
+    connection.sendall(json.dumps(request).encode() + b"\n")
+
+
+def _check(path: str, answer: dict[str, Any]) -> dict[str, Any]:
+    if "error" in answer:
+        raise UserError(f"{path}: {answer['error']}", answer.get("mend", ""))
+    return answer
+
+
+@contextmanager
+def _connected(path: str, timeout: float) -> Iterator[socket.socket]:
+    """A connection; what fails within is told as the user's."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout)
             connection.connect(path)
-            connection.sendall(json.dumps({"op": op}).encode() + b"\n")
-            with connection.makefile("rb") as answer:
-                found = dict(json.loads(answer.readline()))
-                length = found.get("bytes", 0)
-                follows = isinstance(length, int) and 0 <= length <= TRACE_MOST
-                return found, answer.read(length) if follows else b""
+            yield connection
     except TimeoutError:
         raise UserError(
             f"{path}: no answer within {timeout:g} s", "its process is stopped or has no CPU time"

@@ -1,4 +1,4 @@
-"""The control socket, up to the moment at which somebody can connect to it.
+"""The control socket and the port for metrics, up to the moment at which somebody can connect to them.
 
 A node's boot waits for this: ``_socket``, because ``socket`` takes longer to import than all the rest.
 """
@@ -8,6 +8,7 @@ import os
 import stat
 
 from orioncache.errors import UserError
+from orioncache.options import Options, metrics_place
 
 # Clients that may wait; the socket is answered one by one, each in no time.
 BACKLOG = 16
@@ -33,6 +34,37 @@ def listen(path: str) -> int:
         made.close()
         raise UserError(
             f"control socket {path}: {error.strerror or error}", "choose another with --control"
+        ) from None
+    return made.detach()
+
+
+def listen_for_metrics(options: Options) -> int | None:
+    """The listening descriptor of the port that the options name for metrics, if they name one.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    return listen_on_port(*metrics_place(options.metrics_port)) if options.metrics_port else None
+
+
+def listen_on_port(address: str, port: int) -> int:
+    """Listens on a TCP port of an address, and returns the descriptor.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    shown = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    made = None
+    try:
+        made = _socket.socket(_socket.AF_INET6 if ":" in address else _socket.AF_INET, _socket.SOCK_STREAM)
+        made.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        made.bind((address, port))
+        made.listen(BACKLOG)
+    except OSError as error:
+        if made is not None:
+            made.close()
+        raise UserError(
+            f"metrics on {shown}: {error.strerror or error}", "choose another with --metrics-port"
         ) from None
     return made.detach()
 

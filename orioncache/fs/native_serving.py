@@ -36,6 +36,7 @@ class ReleaseCache:
         options: Options,
         *,
         control: int | None = None,
+        metrics: int | None = None,
         born: float | None = None,
         speculation: Runner | None = None,
     ) -> None:
@@ -47,6 +48,7 @@ class ReleaseCache:
             mountpoint: where it is served.
             options: as given by the user.
             control: the listening control socket, if it has been made already.
+            metrics: the listening socket for metrics, if they are wanted on a port.
             speculation: what guesses beside it, if anything does.
             born: when the process began, on the clock of ``time.monotonic()``; None: /proc is asked.
         """
@@ -55,6 +57,7 @@ class ReleaseCache:
         self.options = options
         self._engine = engine
         self._control = control
+        self._metrics = metrics
         self._speculation = speculation
         self._release = engine.release()
         self._started = time.monotonic()
@@ -78,7 +81,14 @@ class ReleaseCache:
             for number in stop_on:
                 signal.signal(number, lambda *_: None)
             try:
-                with ControlServer(self.options.control, self.status, self._control, trace=self.trace):
+                with ControlServer(
+                    self.options.control,
+                    self.status,
+                    self._control,
+                    metrics=self._metrics,
+                    trace=self.trace,
+                    events=self._events,
+                ):
                     self._events.info(
                         f"{self.mountpoint}: serving {self._release['name']} {self._release['version']} "
                         f"from {', '.join(self.sources)}"

@@ -42,8 +42,23 @@ class Cache:
         options: as given by the user.
     """
 
-    def __init__(self, sources: Sequence[str], mountpoint: str, options: Options, proc: ProcPaths) -> None:
+    def __init__(
+        self,
+        sources: Sequence[str],
+        mountpoint: str,
+        options: Options,
+        proc: ProcPaths,
+        *,
+        metrics: int | None = None,
+    ) -> None:
         """Takes the sources' descriptors.
+
+        Args:
+            sources: the directories that hold the tree.
+            mountpoint: where to serve it.
+            options: as given by the user.
+            proc: where our own descriptors are.
+            metrics: the listening socket for metrics, if they are wanted on a port.
 
         Raises:
             UserError: a source is not there.
@@ -51,6 +66,7 @@ class Cache:
         self.sources = list(sources)
         self.mountpoint = mountpoint
         self.options = options
+        self._metrics = metrics
         self._started = time.monotonic()
         self._events = Events()
         servers = [Server(source, index, options.readers, proc) for index, source in enumerate(sources)]
@@ -86,7 +102,7 @@ class Cache:
                 f"{self.sources[0]}: {error.strerror}", "check the server and the network"
             ) from None
         self._operations = operations = Operations(tree)
-        with ControlServer(self.options.control, self.status):
+        with ControlServer(self.options.control, self.status, metrics=self._metrics, events=self._events):
             behind_c = self.options.engine == "native" and isinstance(tree, LiveTree)
             native = self._live_session() if behind_c else None
             self._mount = mount = Mount(operations, self.sources, self.mountpoint, native)

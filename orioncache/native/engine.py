@@ -245,6 +245,10 @@ class Engine:
             )
         return found
 
+    def warn(self, text: str) -> None:
+        """A warning among its events."""
+        lib.orion_engine_warn(self._engine, os.fsencode(text))
+
     def release(self) -> dict[str, object]:
         """Name, version and digest of what is served."""
         header = lib.orion_engine_release(self._engine)
