@@ -1,6 +1,7 @@
 /* Reads every block of a release and compares it with its digest. */
 #define _GNU_SOURCE
 #include "audit.h"
+#include "events.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -9,10 +10,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define RUN_BYTES (2u << 20) /* one read; blocks are no longer than 1 MiB */
 #define JOBS_MAX 256
+#define NAP_NS 100000000u /* so long at most is nobody seen who cancels */
 
 struct orion_audit {
 	const struct orion_manifest *manifest;
@@ -21,11 +24,15 @@ struct orion_audit {
 	uint8_t *verdicts;
 	pthread_mutex_t lock;
 	uint32_t next; /* lock: the first block that nobody has taken */
+	uint64_t rate; /* bytes per second; 0: any */
+	size_t run; /* bytes of one read, if that is more than one block */
+	uint64_t due; /* lock: when the last read that somebody took may begin, as orion_now_ns() */
 	atomic_ullong done;
 	atomic_bool stop;
 };
 
-int orion_audit_create(const struct orion_manifest *manifest, int packs, uint32_t jobs, struct orion_audit **ret)
+int orion_audit_create(const struct orion_manifest *manifest, int packs, uint32_t jobs, uint64_t rate,
+		       struct orion_audit **ret)
 {
 	struct orion_audit *audit = calloc(1, sizeof *audit);
 
@@ -33,6 +40,9 @@ int orion_audit_create(const struct orion_manifest *manifest, int packs, uint32_
 		return -ENOMEM;
 	audit->manifest = manifest;
 	audit->jobs = jobs && jobs <= JOBS_MAX ? jobs : 1;
+	audit->rate = rate;
+	/* Several reads in a second, where there are few bytes in one. */
+	audit->run = rate && rate / 4 < RUN_BYTES ? (size_t)(rate / 4) : RUN_BYTES;
 	pthread_mutex_init(&audit->lock, NULL);
 	audit->packs = malloc((manifest->pack_count + 1) * sizeof *audit->packs);
 	if (!audit->packs) {
@@ -73,6 +83,21 @@ void orion_audit_cancel(struct orion_audit *audit)
 	audit->stop = true;
 }
 
+/* Waits for as long as so many bytes take. */
+static void wait_for_turn(struct orion_audit *audit, size_t length)
+{
+	uint64_t now = orion_now_ns(), turn;
+
+	if (!audit->rate)
+		return;
+	pthread_mutex_lock(&audit->lock);
+	turn = (audit->due > now ? audit->due : now) + (uint64_t)((double)length / (double)audit->rate * 1e9);
+	audit->due = turn;
+	pthread_mutex_unlock(&audit->lock);
+	while (!audit->stop && (now = orion_now_ns()) < turn)
+		nanosleep(&(struct timespec){.tv_nsec = (long)(turn - now < NAP_NS ? turn - now : NAP_NS)}, NULL);
+}
+
 /* The next blocks that lie behind each other in one pack; their number, 0 at the end. */
 static uint32_t take(struct orion_audit *audit, uint32_t *ret_first)
 {
@@ -86,7 +111,7 @@ static uint32_t take(struct orion_audit *audit, uint32_t *ret_first)
 		const struct orion_place *first = manifest->blocks + *ret_first, *place = manifest->blocks + audit->next;
 
 		if (count && (place->pack != first->pack || place->offset != first->offset + length ||
-			      length + place->length > RUN_BYTES))
+			      length + place->length > audit->run))
 			break;
 		length += place->length;
 		count++;
@@ -122,8 +147,10 @@ static void look_at(struct orion_audit *audit, uint32_t first, uint32_t count, u
 	size_t at = 0, got = 0;
 
 	/* Of a hostile manifest, one block may be too long by itself; it cannot be good. */
-	if (place->pack < manifest->pack_count && length <= RUN_BYTES && audit->packs[place->pack] >= 0)
+	if (place->pack < manifest->pack_count && length <= RUN_BYTES && audit->packs[place->pack] >= 0) {
+		wait_for_turn(audit, length);
 		got = read_run(audit->packs[place->pack], buffer, length, place->offset);
+	}
 	for (uint32_t i = first; i < first + count; i++) {
 		uint8_t digest[ORION_DIGEST_MAX];
 

@@ -10,8 +10,10 @@ enum orion_audit_verdict { ORION_BLOCK_GOOD, ORION_BLOCK_MISSING, ORION_BLOCK_DI
 
 struct orion_audit;
 
-/* packs: the directory with the packs, a descriptor that stays the caller's, as the manifest's bytes do. */
-int orion_audit_create(const struct orion_manifest *manifest, int packs, uint32_t jobs, struct orion_audit **ret);
+/* packs: the directory with the packs, a descriptor that stays the caller's, as the manifest's bytes do. rate: bytes per
+ * second that all jobs together read; 0: as many as come. */
+int orion_audit_create(const struct orion_manifest *manifest, int packs, uint32_t jobs, uint64_t rate,
+		       struct orion_audit **ret);
 void orion_audit_destroy(struct orion_audit *audit);
 
 /* Looks at all blocks; -ECANCELED. ret_verdicts: a byte for each block of the manifest. */

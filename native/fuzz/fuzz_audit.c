@@ -56,7 +56,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 		uint8_t *verdicts = malloc(manifest.block_count + 1);
 
 		stage_require(verdicts != NULL);
-		stage_require(orion_audit_create(&manifest, packs[server], 1, &audit) == 0);
+		stage_require(orion_audit_create(&manifest, packs[server], 1, 0, &audit) == 0);
 		stage_require(orion_audit_run(audit, verdicts) == 0);
 		orion_audit_destroy(audit);
 		for (uint32_t i = 0; i < manifest.block_count; i++)

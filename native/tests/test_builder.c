@@ -197,7 +197,7 @@ static void test_audit(void)
 	for (int turn = 0; turn < 3; turn++) {
 		uint32_t counts[3] = {0};
 
-		CHECK(orion_audit_create(&manifest, packs, 2, &audit) == 0);
+		CHECK(orion_audit_create(&manifest, packs, 2, 0, &audit) == 0);
 		CHECK(orion_audit_run(audit, verdicts) == 0);
 		CHECK(orion_audit_done(audit) == manifest.header->stored_bytes);
 		orion_audit_destroy(audit);

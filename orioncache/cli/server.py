@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 
+from orioncache.cli import checking
 from orioncache.cli.status import servers
 from orioncache.control import client
 
@@ -74,6 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _server(drain)
     drain.add_argument("--off", action="store_true", help="send reads there again")
     drain.set_defaults(run=_drain)
+    checking.configure(commands, parser.formatter_class)
 
 
 def _where(parser: argparse.ArgumentParser) -> None:

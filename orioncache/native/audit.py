@@ -12,7 +12,12 @@ GOOD, MISSING, DIFFERS = range(3)
 
 
 def audit(
-    manifest: NativeManifest, packs: Path, jobs: int, watch: Callable[[int], None] | None = None
+    manifest: NativeManifest,
+    packs: Path,
+    jobs: int,
+    watch: Callable[[int], None] | None = None,
+    *,
+    rate: int = 0,
 ) -> bytes:
     """A verdict for each block of the manifest: ``GOOD``, ``MISSING`` or ``DIFFERS``.
 
@@ -21,6 +26,7 @@ def audit(
         packs: the directory with the packs.
         jobs: threads.
         watch: called now and then with the number of bytes looked at.
+        rate: bytes per second to read; 0: as many as come.
 
     Raises:
         OSError: the directory cannot be opened, or memory is out.
@@ -28,7 +34,7 @@ def audit(
     directory = os.open(packs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     created = ffi.new("struct orion_audit **")
     try:
-        _checked(lib.orion_audit_create(manifest.handle, directory, jobs, created))
+        _checked(lib.orion_audit_create(manifest.handle, directory, jobs, rate, created))
     finally:
         os.close(directory)
     verdicts = ffi.new("uint8_t[]", manifest.blocks + 1)

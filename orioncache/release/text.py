@@ -1,4 +1,6 @@
-"""Quantities for people."""
+"""Quantities and names for people."""
+
+import os
 
 
 def size(count: float) -> str:
@@ -29,3 +31,8 @@ def table(rows: list[tuple[str, ...]]) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def printable(text: str) -> str:
+    """A path that cannot steer a terminal."""
+    return "".join(c if c.isprintable() else "".join(f"\\x{b:02x}" for b in os.fsencode(c)) for c in text)

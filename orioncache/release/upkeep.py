@@ -2,14 +2,13 @@
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orioncache.errors import UserError
-from orioncache.release.text import age, size, table
+from orioncache.release.text import age, printable, size, table
 
 if TYPE_CHECKING:
     from orioncache.release.store import Release
@@ -364,7 +363,7 @@ def _say(report: Any) -> None:  # noqa: ANN401
         return
     print(f"{report.release}: BAD, {report.bad_blocks:,} of {report.blocks:,} blocks")
     for problem in report.problems:
-        print(f"  {_printable(problem)}")
+        print(f"  {printable(problem)}")
 
 
 def run_diff(args: argparse.Namespace) -> int:
@@ -383,7 +382,7 @@ def run_diff(args: argparse.Namespace) -> int:
             found.append({"kind": change.kind, "path": change.path, "bytes": change.bytes})
         elif not args.summary and not args.json:
             print(
-                f"{marks[change.kind]} {_printable(change.path)}"
+                f"{marks[change.kind]} {printable(change.path)}"
                 + (f"  {size(change.bytes)}" if change.bytes else "")
             )
     if args.json:
@@ -470,8 +469,3 @@ def run_keygen(args: argparse.Namespace) -> int:
     public = keygen(args.file)
     print(f"{args.file}: keep it secret; {public}: goes into the nodes' image")
     return 0
-
-
-def _printable(text: str) -> str:
-    """A path that cannot steer a terminal."""
-    return "".join(c if c.isprintable() else "".join(f"\\x{b:02x}" for b in os.fsencode(c)) for c in text)

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from orioncache.release.store import Release
 
 # Of so many files, their names are told.
 NAMED = 1000
+# Of so many runs of a file's blocks, their numbers.
+RUNS = 8
 
 
 @dataclass
@@ -57,6 +60,7 @@ def verify(
     watch: Callable[[int, int], None] | None = None,
     *,
     bundled: bool = True,
+    rate: int = 0,
 ) -> Report:
     """Verifies a release.
 
@@ -66,6 +70,7 @@ def verify(
         jobs: threads; 0: one for each processor.
         watch: called now and then with the bytes that were read, and all that there are.
         bundled: its bundles as well.
+        rate: bytes per second to read, on average; 0: as many as come.
     """
     report = Report(release)
     try:
@@ -90,7 +95,11 @@ def verify(
             watch(done, header.stored_bytes)
 
     jobs = jobs or len(os.sched_getaffinity(0))
-    verdicts = audit.audit(manifest, release.path / "packs", jobs, seen)
+    try:
+        verdicts = audit.audit(manifest, release.path / "packs", jobs, seen, rate=rate)
+    except FileNotFoundError:
+        report.problems.append("packs: there is no such directory")
+        return report
     report.blocks, report.bytes = len(verdicts), header.stored_bytes
     report.bad_blocks = len(verdicts) - verdicts.count(audit.GOOD)
     if report.bad_blocks:
@@ -99,18 +108,37 @@ def verify(
         for path in bundles.bundles(release.path) if bundled else ():
             report.bundles += 1
             report.problems += [
-                f"bundles/{path.name}: {problem}" for problem in bundle_problems(path, content, key)
+                f"bundles/{path.name}: {problem}"
+                for problem in bundle_problems(path, content, key, pace=Pace(rate))
             ]
     return report
 
 
-def bundle_problems(path: Path, content: Content, key: bytes | None) -> Iterator[str]:
+class Pace:
+    """Keeps reading to a number of bytes per second, on average."""
+
+    def __init__(self, rate: int) -> None:
+        """Begins now; with a rate of 0 nobody waits."""
+        self._rate = rate
+        self._due = time.monotonic()
+
+    def read(self, length: int) -> None:
+        """Waits for as long as so many bytes take that were read."""
+        if self._rate:
+            self._due = max(self._due, time.monotonic()) + length / self._rate
+            time.sleep(max(0.0, self._due - time.monotonic()))
+
+
+def bundle_problems(
+    path: Path, content: Content, key: bytes | None, *, pace: Pace | None = None
+) -> Iterator[str]:
     """What is wrong with a bundle, a line each; it ends with the first chunk that is.
 
     Args:
         path: its file.
         content: of the release that it should belong to.
         key: a public key; then it must be signed with it.
+        pace: is waited for.
     """
     header = content.manifest.header
     try:
@@ -128,6 +156,9 @@ def bundle_problems(path: Path, content: Content, key: bytes | None) -> Iterator
             if size is None or end > size or (chunk.length % PAGE and end != size):
                 yield f"a chunk at {chunk.offset} of inode {chunk.inode} does not lie in a file"
                 return
+            if pace is not None:
+                # In the bundle, and what it is compared with.
+                pace.read(2 * chunk.length)
             if content.read(chunk.inode, chunk.offset, chunk.length) != data:
                 yield f"the chunk at {chunk.offset} of inode {chunk.inode} differs from the release"
                 return
@@ -166,16 +197,31 @@ def _name_files(release: Release, manifest: NativeManifest, verdicts: bytes, rep
         mode, first, count = inode[3], inode[8], inode[9]
         if not stat.S_ISREG(mode):
             continue
-        found = {
-            verdicts[block]
-            for _, length, start, _ in extents[first : first + count]
+        bad = {
+            at + index: verdicts[start + index]
+            for at, length, start, _ in extents[first : first + count]
             if start != HOLE
-            for block in range(start, start + length)
+            for index in range(length)
+            if verdicts[start + index] != audit.GOOD
         }
-        if found <= {audit.GOOD}:
+        if not bad:
             continue
         if len(report.bad_files) < NAMED:
             path = os.fsdecode(manifest.path(number))
             report.bad_files.append(path)
-            what = "content differs from its digest" if audit.DIFFERS in found else "content is missing"
-            report.problems.append(f"{path}: {what}")
+            differs = audit.DIFFERS in bad.values()
+            what = "content differs from its digest" if differs else "content is missing"
+            report.problems.append(f"{path}: {what}: {_blocks(sorted(bad))}")
+
+
+def _blocks(numbers: list[int]) -> str:
+    """Numbers of a file's blocks, in their order, for people."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    shown = ", ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in runs[:RUNS])
+    more = f" and {len(runs) - RUNS} more runs" if len(runs) > RUNS else ""
+    return f"block{'s' * (len(numbers) > 1)} {shown}{more}"
