@@ -117,18 +117,22 @@ def _count(found: dict[str, Any], key: str) -> str:
     return f"{found[key]:,}" if key in found else "-"
 
 
+def _many(count: int, what: str, ending: str = "s") -> str:
+    return f"{count:,} {what}{ending if count != 1 else ''}"
+
+
 def _failover(counts: dict[str, Any]) -> list[str]:
     """What failover did; nothing where it is not told."""
     if not counts:
         return []
     text = (
-        f"failover: {counts['switches']:,} switches, {counts['hedges']:,} reads hedged "
+        f"failover: {_many(counts['switches'], 'switch', 'es')}, {_many(counts['hedges'], 'read')} hedged "
         f"({counts['hedges_won']:,} won), {counts['resent']:,} sent again"
     )
     if counts.get("stalls"):
-        text += f"; {counts['stalls']:,} stalls, the longest {counts['longest_stall_ms'] / 1000:.2f} s"
+        text += f"; {_many(counts['stalls'], 'stall')}, the longest {counts['longest_stall_ms'] / 1000:.2f} s"
     waiting = counts.get("waiting")
-    return [text, *([f"! {waiting:,} reads wait: no server answers"] if waiting else [])]
+    return [text, *([f"! {_many(waiting, 'read')} wait: no server answers"] if waiting else [])]
 
 
 def _bundle(counts: dict[str, int]) -> list[str]:

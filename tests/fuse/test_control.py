@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.checkout import TOP
 from tests.fuse import kinds
 from tests.fuse.conftest import RunningCache, StartCache, released
 from tests.program import COMMAND
@@ -81,6 +83,30 @@ def test_a_port_in_use_is_told_before_anything_is_mounted(tree: Path, tmp_path: 
         said = orion("mount", f"--metrics-port={port}", tree, point, code=1)
     assert f"metrics on 127.0.0.1:{port}: Address already in use" in said
     assert f" {point} " not in Path("/proc/self/mountinfo").read_text()
+
+
+ON_NODE = """
+set -e
+mount -t tmpfs none /run
+"$0" -m orioncache.node "$1" "$2"
+trap 'umount "$2"' EXIT
+"$0" -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=10).read().decode())' \\
+  "http://127.0.0.1:$3/metrics"
+"$0" -m orioncache events /run/orion/control.sock >&2
+"""
+
+
+def test_a_node_answers_on_its_port_when_it_is_first_asked(tree: Path, tmp_path: Path) -> None:
+    source, point, port = released(tree, tmp_path / "store"), tmp_path / "point", free_port()
+    point.mkdir()
+    environment = {**os.environ, "ORION_METRICS_PORT": str(port), "PYTHONPATH": str(TOP)}
+    words = ["unshare", "-m", "sh", "-c", ON_NODE, sys.executable, str(source), str(point), str(port)]
+    done = subprocess.run(
+        words, env=environment, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert values(done.stdout)["orioncache_build_info"] == 1
+    assert f"metrics are at http://127.0.0.1:{port}/metrics" in done.stderr
 
 
 class Follower:

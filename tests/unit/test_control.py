@@ -70,6 +70,34 @@ def test_status_as_text() -> None:
         assert part in text
 
 
+def test_status_tells_why_a_server_is_not_good_and_what_failover_did() -> None:
+    server = {
+        **STATUS["servers"][0],
+        "number": 4,
+        "state": "dead",
+        "reason": "no answer for 2 s",
+        "draining": True,
+        "hedges": 12,
+        "resent": 3,
+    }
+    failover = {
+        "switches": 2,
+        "hedges": 12,
+        "hedges_won": 5,
+        "resent": 3,
+        "stalls": 1,
+        "longest_stall_ms": 250.0,
+        "waiting": 7,
+        "extra_reads_pct": 0.5,
+    }
+    text = lines({**STATUS, "servers": [server], "failover": failover})
+    assert any("4  /srv/a  dead, draining" in line for line in text)
+    assert "  4 is dead: no answer for 2 s" in text
+    said = "failover: 2 switches, 12 reads hedged (5 won), 3 sent again; 1 stall, the longest 0.25 s"
+    assert said in text
+    assert "! 7 reads wait: no server answers" in text
+
+
 def test_status_tells_of_a_bundle_if_there_is_one() -> None:
     counts = {
         "frames": 60,
