@@ -41,9 +41,10 @@ def lines(found: dict[str, Any]) -> list[str]:
     text = [
         f"{found['mountpoint']}  up {duration(found['uptime_s'])}, pid {found['pid']}, "
         f"{found['mode']} mode, {found['engine']} engine, version {found['version']}",
-        "",
     ]
-    text += servers(found)
+    if restarts := (found.get("daemon") or {}).get("restarts"):
+        text.append(f"! its daemon died {_many(restarts, 'time')}, and another one took its place")
+    text += ["", *servers(found)]
     cache = found["cache"]
     hits = cache["hits"] + cache["packed_hits"] + cache["zero_hits"]
     asked = hits + cache["misses"]

@@ -38,6 +38,7 @@ class Metric(NamedTuple):
 # Of the whole cache: orioncache_…
 CACHE: Sequence[Metric] = (
     Metric("uptime_seconds", "gauge", "uptime_s", "Since this daemon began to serve."),
+    Metric("daemon_restarts_total", "counter", "daemon.restarts", "Daemons that took a dead one's place."),
     Metric("switches_total", "counter", "failover.switches", "Times that another server became current."),
     Metric("hedges_total", "counter", "failover.hedges", "Reads that were sent to a second server as well."),
     Metric("hedges_won_total", "counter", "failover.hedges_won", "Of these, answered first by the second."),
@@ -78,7 +79,7 @@ SERVER: Sequence[Metric] = (
     Metric("timeouts_total", "counter", "timeouts", "Reads that were not answered in time."),
     Metric("mismatches_total", "counter", "mismatches", "Answers that do not match their digest."),
     Metric("hedges_total", "counter", "hedges", "Its reads that were sent to a second server as well."),
-    Metric("hedges_won_total", "counter", "hedges_won", "Reads that it answered as the second, and first."),
+    Metric("hedges_won_total", "counter", "hedges_won", "Of these, answered first by the other one."),
     Metric("resent_total", "counter", "resent", "Its reads that were sent again to others."),
     Metric("switches_total", "counter", "switches", "Times that it became current."),
     Metric("abandoned_total", "counter", "abandoned", "Threads that were given up."),

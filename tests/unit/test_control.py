@@ -90,7 +90,8 @@ def test_status_tells_why_a_server_is_not_good_and_what_failover_did() -> None:
         "waiting": 7,
         "extra_reads_pct": 0.5,
     }
-    text = lines({**STATUS, "servers": [server], "failover": failover})
+    text = lines({**STATUS, "servers": [server], "failover": failover, "daemon": {"restarts": 2}})
+    assert "! its daemon died 2 times, and another one took its place" in text
     assert any("4  /srv/a  dead, draining" in line for line in text)
     assert "  4 is dead: no answer for 2 s" in text
     said = "failover: 2 switches, 12 reads hedged (5 won), 3 sent again; 1 stall, the longest 0.25 s"

@@ -62,6 +62,7 @@ STATUS: dict[str, Any] = {
         "extra_reads_pct": 1.5,
     },
     "cache": BlockStore(1 << 20, 0).statistics().as_dict(),
+    "daemon": {"restarts": 3},
     "fetch": {"flights": 11, "demand_bytes": 12, "ahead_bytes": 13, "failed_blocks": 14},
     "bundle": {"frames": 15, "landed": 16, "failed": 17},
     "fuse": {"upcalls": {"read": 3, "lookup": 1000}, "reads_in_flight": 2},
