@@ -137,10 +137,15 @@ int orion_engine_add(struct orion_engine *engine, int fd, const char *source)
 {
 	const int number = orion_upstreams_add(engine->upstreams, fd, source, is_remote(engine, fd));
 
-	if (number < 0)
+	if (number < 0) {
+		close(fd);
 		return number;
+	}
 	engine->mounted_when[number] = orion_mounted_when(fd);
 	atomic_fetch_and(&engine->prepared, ~(1u << number));
+	if (engine->session)
+		orion_events_note(engine->events, ORION_INFO, ORION_EVENT_SERVER, "%s is added" ORION_FIELD("server") "%s",
+				  source, source);
 	return number;
 }
 

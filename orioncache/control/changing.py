@@ -1,9 +1,10 @@
 """Servers that are added, removed or drained while a cache runs, on request of its socket."""
 
+import contextlib
 import errno
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from orioncache.errors import UserError
@@ -91,7 +92,7 @@ class Changes:
                 raise UserError(f"{source} is what this cache serves", "add another copy of it")
             work = _open
         fd = self._within(work, source)
-        if (other := _same_place(fd)) is not None:
+        if (other := _same_place(fd, [server["source"] for server in found["servers"]])) is not None:
             os.close(fd)
             raise UserError(f"{source} is the same directory as {other}", "add another server's copy")
         try:
@@ -175,15 +176,16 @@ def _open(source: str) -> int:
     return os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _same_place(fd: int) -> str | None:
-    """The directory that this process holds (O_PATH) and that is the same one; asks no server."""
+def _same_place(fd: int, sources: Sequence[str]) -> str | None:
+    """The source that is the same directory, by our descriptor (O_PATH) of it; asks no server."""
     place = descriptor_place(fd)
     if place is None:
         return None
+    by_path = {os.path.abspath(source): source for source in sources}  # noqa: PTH100
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
         if int(name) != fd and descriptor_place(int(name)) == place:
-            try:
-                return os.readlink(f"/proc/self/fd/{name}")  # noqa: PTH115
-            except OSError:
-                continue
+            with contextlib.suppress(OSError):
+                # Whoever is no server any more may be held for a while.
+                if (held := os.readlink(f"/proc/self/fd/{name}")) in by_path:  # noqa: PTH115
+                    return by_path[held]
     return None

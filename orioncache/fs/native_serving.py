@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from orioncache import __version__
+from orioncache.control.changing import Changes
 from orioncache.control.server import ControlServer
 from orioncache.events import KINDS, SHOWN, Events
 from orioncache.fs.mounting import unmount
@@ -88,6 +89,7 @@ class ReleaseCache:
                     metrics=self._metrics,
                     trace=self.trace,
                     events=self._events,
+                    changes=Changes(self._engine, self.status),
                 ):
                     self._events.info(
                         f"{self.mountpoint}: serving {self._release['name']} {self._release['version']} "

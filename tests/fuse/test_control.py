@@ -170,3 +170,83 @@ def test_a_server_that_lies_is_followed(
     assert follower.process.wait(timeout=20) == 0
     assert "ended" in follower.process.stderr.read().decode()
     follower.process.stderr.close()
+
+
+def read_all(cache: RunningCache, tree: Path) -> None:
+    cache.drop_page_cache()
+    for number in range(FILES):
+        assert (cache.path / f"file{number}").read_bytes() == (tree / f"file{number}").read_bytes()
+
+
+def states(cache: RunningCache) -> dict[str, tuple[str, bool]]:
+    """State of each server, and whether it drains, by its directory's name."""
+    found = json.loads(orion("server", "list", cache.socket, "--json"))
+    return {Path(each["source"]).name: (each["state"], each["draining"]) for each in found["servers"]}
+
+
+@pytest.mark.kinds(kinds.NATIVE_RELEASE)
+def test_servers_come_and_go_while_it_reads(
+    cache: RunningCache, pair: tuple[Path, Path], tree: Path, tmp_path: Path
+) -> None:
+    follower = Follower(cache, tmp_path / "events")
+    wait_until(lambda: bool(follower.events()), "it follows")
+    shutil.copytree(pair[0], tmp_path / "c")
+    assert "2 " in orion("server", "add", cache.socket, tmp_path / "c")
+    wait_until(lambda: states(cache)["c"][0] == "good", "it was asked, and is good")
+    assert "is one of the servers already" in orion("server", "add", cache.socket, tmp_path / "c", code=1)
+    orion("server", "drain", cache.socket, pair[0])
+    assert states(cache)["a"][1] is True
+    read_all(cache, tree)
+    orion("server", "drain", cache.socket, "0", "--off")
+    orion("server", "remove", cache.socket, pair[1])
+    orion("server", "remove", cache.socket, "0")
+    assert list(states(cache)) == ["c"]
+    assert "is the last server" in orion("server", "remove", cache.socket, "2", code=1)
+    read_all(cache, tree)
+    assert values(orion("metrics", cache.socket))["orioncache_server_state"] == 1
+    orion("server", "add", cache.socket, pair[0])
+    assert set(states(cache)) == {"a", "c"}
+    texts = [event["text"] for event in follower.events() if event["kind"] == "server"]
+    for name, what in (("c", "added"), ("b", "removed"), ("a", "removed"), ("a", "added")):
+        assert any(f"/{name} " in text and what in text for text in texts), texts
+    assert cache.end() == 0
+    assert follower.process.wait(timeout=20) == 0
+    follower.process.stderr.close()
+
+
+@pytest.mark.kinds(kinds.NATIVE_RELEASE)
+def test_a_server_with_another_release_is_quarantined(
+    cache: RunningCache, tree: Path, tmp_path: Path
+) -> None:
+    (tree / "file0").write_bytes(b"new")
+    other = released(tree, tmp_path / "other")
+    orion("server", "add", cache.socket, other)
+    wait_until(lambda: states(cache)["1"][0] == "quarantined", "it is found out")
+    (tree / "file0").write_bytes((cache.path / "file0").read_bytes())
+    assert (tree / "file0").stat().st_size == 2 * BLOCK + 100
+    assert "is quarantined: " in orion("server", "list", cache.socket)
+    assert "quarantine" in orion("events", cache.socket, "--kind", "quarantine")
+
+
+@pytest.mark.kinds(kinds.NATIVE_RELEASE)
+def test_a_server_whose_files_go_and_come_back_is_followed(
+    cache: RunningCache, pair: tuple[Path, Path], tree: Path, tmp_path: Path
+) -> None:
+    follower = Follower(cache, tmp_path / "events")
+    wait_until(lambda: bool(follower.events()), "it follows")
+    (pair[0] / "packs").rename(pair[0] / "gone")
+    (pair[0] / "manifest").rename(pair[0] / "gone/manifest")
+    read_all(cache, tree)
+    wait_until(lambda: {"quarantine", "switch"} <= follower.kinds(), "its probe has found out")
+    assert states(cache)["a"][0] == "quarantined"
+    assert "0 is quarantined: it is no release" in orion("status", cache.socket)
+    (pair[0] / "gone/manifest").rename(pair[0] / "manifest")
+    (pair[0] / "gone").rename(pair[0] / "packs")
+    # Who serves something else is never asked again, unless somebody says that it is another one now.
+    orion("server", "remove", cache.socket, pair[0])
+    orion("server", "add", cache.socket, pair[0])
+    wait_until(lambda: states(cache)["a"][0] == "good", "it is good again")
+    read_all(cache, tree)
+    assert cache.end() == 0
+    assert follower.process.wait(timeout=20) == 0
+    follower.process.stderr.close()

@@ -1,5 +1,6 @@
 """Metrics: what a Prometheus server reads of them, and the port that it asks."""
 
+import re
 import socket
 import time
 import urllib.error
@@ -13,12 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from orioncache.cli import main
 from orioncache.control import client, listening, scraping
-from orioncache.control.metrics import CACHE, CONTENT_TYPE, SERVER, metrics_of
+from orioncache.control.metrics import CACHE, CONTENT_TYPE, SERVER, STATES, metrics_of
 from orioncache.control.server import ControlServer
 from orioncache.errors import UserError
 from orioncache.events import Events
 from orioncache.options import Options, metrics_place
 from orioncache.store import BlockStore
+from tests.checkout import TOP
 
 SERVER_STATUS: dict[str, Any] = {
     "source": 'odd "name"\\\n',
@@ -115,6 +117,12 @@ def test_every_metric_has_one_help_and_one_type_and_is_named_as_its_kind() -> No
     families = list(text_string_to_metric_families(text))
     assert all(family.type != "unknown" and family.documentation for family in families)
     assert len(families) == len({family.name for family in families})
+
+
+def test_states_are_those_of_the_engine() -> None:
+    source = (TOP / "native/health.c").read_text()
+    (names,) = re.findall(r"names\[\] = \{(.*)\};", source)
+    assert set(re.findall(r'"(\w+)"', names)) == {*STATES, "removed"}
 
 
 def test_a_status_that_lacks_figures_has_fewer_metrics() -> None:
