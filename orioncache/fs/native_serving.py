@@ -40,6 +40,7 @@ class ReleaseCache:
         metrics: int | None = None,
         born: float | None = None,
         speculation: Runner | None = None,
+        mount: Callable[[str], int] | None = None,
     ) -> None:
         """Takes over an engine that serves.
 
@@ -51,6 +52,7 @@ class ReleaseCache:
             control: the listening control socket, if it has been made already.
             metrics: the listening socket for metrics, if they are wanted on a port.
             speculation: what guesses beside it, if anything does.
+            mount: mounts ``HOST:/PATH`` for a server that is added, and returns a descriptor (O_PATH) of it.
             born: when the process began, on the clock of ``time.monotonic()``; None: /proc is asked.
         """
         self.sources = list(sources)
@@ -60,6 +62,7 @@ class ReleaseCache:
         self._control = control
         self._metrics = metrics
         self._speculation = speculation
+        self._mount = mount
         self._release = engine.release()
         self._started = time.monotonic()
         self._born = _process_start() if born is None else born
@@ -89,11 +92,12 @@ class ReleaseCache:
                     metrics=self._metrics,
                     trace=self.trace,
                     events=self._events,
-                    changes=Changes(self._engine, self.status),
+                    changes=Changes(self._engine, self.status, self._mount),
                 ):
                     self._events.info(
                         f"{self.mountpoint}: serving {self._release['name']} {self._release['version']} "
-                        f"from {', '.join(self.sources)}"
+                        f"from {', '.join(self.sources)}",
+                        "daemon",
                     )
                     ready()
                     if self._upload is not None:
@@ -104,7 +108,7 @@ class ReleaseCache:
                 if self._upload is not None:
                     self._upload.close()
                 signal.set_wakeup_fd(before)
-        self._events.info(f"{self.mountpoint}: ended")
+        self._events.info(f"{self.mountpoint}: ended", "daemon")
 
     def status(self) -> dict[str, object]:
         """What ``orioncache status`` shows; never asks a server, and may be called from any thread."""
