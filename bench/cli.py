@@ -14,9 +14,13 @@ Examples:
   orioncache bench --fragment CONFIG_PREEMPT=y --json samples.json --html report.html
   orioncache bench --clock wall --keep=logs
   orioncache bench --variant orion --rtt 0 --trace boot.trace --trace-touch
+  orioncache bench --fault kill@switch_root,hang@userland+0.1 --variant orion,nfs-hard
+  orioncache bench --fault blackhole@mount:server=2:for=5 --variant orion
+  orioncache bench --fault all --html faults.html     every kind at three points of the boot, beside plain NFS
   orioncache bench fs --help                          the file system alone, without a boot
 
-Exit code: 0 if every boot was ok, 1 if one was not, 130 after Ctrl-C.
+Exit code: 0 if every boot was ok, 1 if one was not, 130 after Ctrl-C. With --fault a boot over plain NFS may fail:
+that is a figure too.
 """
 
 import argparse
@@ -29,6 +33,8 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from orioncache.atomic import replacing
+from orioncache.bench.fault import DIVERGENT, FAULT_KERNEL, KINDS, MATRIX_POINTS, Fault, check, parse
+from orioncache.bench.fault import plan as plan_faults
 from orioncache.bench.fs import cli as fs
 from orioncache.bench.kept import DEFAULT, KEPT, Kept
 from orioncache.bench.plan import VARIANTS, Link, Run, Variant, choose, plan
@@ -41,6 +47,8 @@ from orioncache.process import command_line
 
 DEFAULT_VARIANTS = "nfs,orion,ram"
 DEFAULT_RTT = "0,1,10"
+FAULT_VARIANTS = "orion,nfs-softerr,nfs-hard"
+FAULT_RTT = "1"
 
 # Seconds of real time for one boot; with the virtual clock one takes 10 to 60.
 DEFAULT_TIMEOUT = 300.0
@@ -53,9 +61,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is booted")
     what.add_argument(
         "--variant",
-        default=DEFAULT_VARIANTS,
         metavar="LIST",
-        help=f"of {', '.join(VARIANTS)} (default: %(default)s)",
+        help=f"of {', '.join(VARIANTS)} (default: {DEFAULT_VARIANTS}; with --fault {FAULT_VARIANTS})",
     )
     what.add_argument(
         "--root",
@@ -98,9 +105,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     link.add_argument(
         "--rtt",
         type=_numbers,
-        default=DEFAULT_RTT,
         metavar="LIST",
-        help="round trips in ms (default: %(default)s)",
+        help=f"round trips in ms (default: {DEFAULT_RTT}; with --fault {FAULT_RTT})",
     )
     link.add_argument(
         "--rate",
@@ -116,6 +122,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     link.add_argument(
         "--servers", type=_count, default=2, metavar="N", help="NFS servers (default: %(default)s)"
+    )
+    fault = parser.add_argument_group("faults")
+    fault.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="KIND@POINT[:server=N][:for=SECONDS]",
+        help="a boot with this fault, beside a faultless one; again or with commas for more. "
+        + "; ".join(f"{kind.name}: {kind.help}" for kind in KINDS.values())
+        + ". POINT: power-on, mount, switch_root, userland+SECONDS, idle. server=1 is the default, and the one that "
+        "is asked first; 1+2 or all are several. all: the matrix of all kinds at "
+        + ", ".join(MATRIX_POINTS),
     )
     how = parser.add_argument_group("how it is measured")
     how.add_argument(
@@ -217,19 +235,25 @@ def _count(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Builds what is missing, boots, reports."""
+    args.variant = args.variant or (FAULT_VARIANTS if args.fault else DEFAULT_VARIANTS)
+    args.rtt = args.rtt or _numbers(FAULT_RTT if args.fault else DEFAULT_RTT)
     variants = choose([name.strip() for name in args.variant.split(",")])
+    faults = parse(args.fault, args.servers)
+    check(faults, variants, args.fault)
     if args.trace is not None:
         variants = traced(variants, "touch" if args.trace_touch else "on")
     elif args.trace_touch:
         raise UserError("--trace-touch says how --trace records", "say --trace FILE as well")
     links = [Link(rtt, args.rate, args.jitter, args.loss) for rtt in args.rtt]
-    runs = plan(variants, links, args.runs)
+    runs = plan_faults(faults, variants, links, args.runs) if faults else plan(variants, links, args.runs)
     if args.html is not None if args.waterfall is None else args.waterfall:
         runs = recording(runs)
     if os.geteuid() != 0 and not args.dry_run:
         raise UserError("the bench makes namespaces, device nodes and mounts", "run it as root (sudo)")
     for path in (args.json, args.html, args.trace):
         _check_output(path)
+    if faults and args.clock == "wall":
+        raise UserError("--fault needs servers in the guest, on the virtual clock", "leave --clock wall out")
     if args.clock == "wall" and any(variant.source == "nbd" for variant in variants):
         raise UserError(
             "nbd-squashfs has its server in the guest, on the virtual clock",
@@ -238,7 +262,7 @@ def run(args: argparse.Namespace) -> int:
     accel, remark = choose_accel(args.accel, virtual=args.clock == "virtual")
     if remark:
         print(remark, file=sys.stderr)
-    scene = prepare(args, accel, variants)
+    scene = prepare(args, accel, variants, faults)
     if args.dry_run:
         return _print_commands(args, scene, runs)
     return _measure(args, scene, runs)
@@ -249,7 +273,9 @@ def _check_output(path: Path | None) -> None:
         raise UserError(f"{path} cannot be written", "name a file in a directory that exists")
 
 
-def prepare(args: argparse.Namespace, accel: str, variants: Sequence[Variant]) -> Scene:
+def prepare(
+    args: argparse.Namespace, accel: str, variants: Sequence[Variant], faults: Sequence[Fault] = ()
+) -> Scene:
     """Kernel, image, root, workload and what the variants want of the root, where they are not there yet.
 
     Raises:
@@ -257,6 +283,7 @@ def prepare(args: argparse.Namespace, accel: str, variants: Sequence[Variant]) -
     """
     from orioncache.bench.bundled import bundled_release, check_bundle  # noqa: PLC0415
     from orioncache.bench.image import bench_image  # noqa: PLC0415
+    from orioncache.bench.probe import probe_files  # noqa: PLC0415
     from orioncache.bench.released import bench_release, check_release  # noqa: PLC0415
     from orioncache.bench.root import build_root, check_root, debian_recipe, disk_image  # noqa: PLC0415
     from orioncache.bench.squashed import KERNEL, bench_squashfs  # noqa: PLC0415
@@ -274,7 +301,7 @@ def prepare(args: argparse.Namespace, accel: str, variants: Sequence[Variant]) -
         if bundled:
             check_bundle(args.release)
     network_block = any(variant.source == "nbd" for variant in variants)
-    kernel = _kernel(args, KERNEL if network_block else ())
+    kernel = _kernel(args, [*(KERNEL if network_block else ()), *(FAULT_KERNEL if faults else ())])
     workload = find_workload(args.workload)
     recipe = workload.recipe if isinstance(workload, Kept) else debian_recipe()
     root = check_root(args.root or build_root(recipe), init)
@@ -283,10 +310,14 @@ def prepare(args: argparse.Namespace, accel: str, variants: Sequence[Variant]) -
     released = any(variant.released for variant in variants)
     release = (args.release or bench_release(root.path)) if released else None
     squashed = bench_squashfs(root.path) if network_block else None
+    files = dict(injection.files)
+    if faults:
+        divergent = any(fault.kind.name == DIVERGENT for fault in faults)
+        files |= probe_files(root.path, release, divergent=divergent)
     scene = Scene(
         kernel=kernel,
         initramfs=initramfs,
-        initrd=bench_image(injection.files, node_image=initramfs),
+        initrd=bench_image(files, node_image=initramfs),
         root=root.path,
         disk=disk_image(root.path),
         release=release,
@@ -297,6 +328,7 @@ def prepare(args: argparse.Namespace, accel: str, variants: Sequence[Variant]) -
         append=[word for word in append if not word.startswith("init=")],
         servers=args.servers,
         accel=accel,
+        copies=max((len(fault.servers) for fault in faults if fault.kind.copies), default=0),
     )
     if not bundled:
         return scene
@@ -371,7 +403,8 @@ def _measure(args: argparse.Namespace, scene: Scene, runs: Sequence[Run]) -> int
             file.write(report.page(document, waterfalls.first(runs)).encode())
     if traces is not None:
         traces.tell()
-    failed = [sample for sample in samples if not sample.ok]
+    # What plain NFS does in trouble is what was asked.
+    failed = [s for s in samples if not s.ok and not (s.fault and VARIANTS[s.variant].source == "nfs")]
     if not failed:
         return 0
     mend = "the console's last lines stand above"
@@ -382,6 +415,8 @@ def _measure(args: argparse.Namespace, scene: Scene, runs: Sequence[Run]) -> int
 
 
 def _tell_failure(run: Run, outcome: Outcome) -> None:
+    if run.trouble and run.variant.source == "nfs":
+        return
     lines = [f"--- {run.name} failed: {outcome.error}"]
     lines += [f"  workload: {line}" for line in outcome.report.log[-LOG_TAIL:]]
     lines += [f"  console: {line}" for line in outcome.console]

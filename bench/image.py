@@ -5,6 +5,7 @@ variant, and the bench adds to it without touching it.
 """
 
 import subprocess
+import sysconfig
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,7 +71,9 @@ def _content(item: Path | bytes) -> bytes:
 def _scene() -> dict[str, bytes]:
     files = {
         "bench/init": (GUEST / "init.sh").read_bytes(),
+        "bench/link.sh": (GUEST / "link.sh").read_bytes(),
         "bench/server.sh": (GUEST / "server.sh").read_bytes(),
+        "bench/fault.sh": (GUEST / "fault.sh").read_bytes(),
         "bench/nbd-server.sh": (GUEST / "nbd-server.sh").read_bytes(),
         "bench/bin/guest": guest_helper().read_bytes(),
         "hooks/network/50-nbd": (GUEST / "nbd-mount.sh").read_bytes(),
@@ -88,15 +91,19 @@ def _scene() -> dict[str, bytes]:
 
 
 def guest_helper() -> Path:
-    """The static helper of guest/guest.c, compiled at the first call."""
-    source = GUEST / "guest.c"
-    path = cache_directory("bench") / f"guest-{content_key(source.read_bytes())}"
+    """The static helper of guest/*.c, compiled at the first call."""
+    sources = sorted(GUEST.glob("*.c"))
+    texts = [source.read_bytes() for source in (*sources, GUEST / "guest.h")]
+    path = cache_directory("bench") / f"guest-{content_key(*texts)}"
     if not path.exists():
         compiler = require("musl-gcc", "musl-tools")
         flags = ["-static", "-Os", "-s", "-std=c11", "-Wall", "-Wextra", "-Werror"]
+        # What musl does not have: the kernel's own headers, and xxhash.h, which is all there is of it here.
+        for place in ("/usr/include", f"/usr/include/{sysconfig.get_config_var('MULTIARCH')}"):
+            flags += ["-idirafter", place]
         with tempfile.TemporaryDirectory() as directory, replacing(path, 0o755) as file:
             binary = Path(directory, "guest")
-            run([compiler, *flags, "-o", binary, source])
+            run([compiler, *flags, "-o", binary, *sources])
             file.write(binary.read_bytes())
     return path
 

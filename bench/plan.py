@@ -80,6 +80,8 @@ VARIANTS: Mapping[str, Variant] = {
             nfs_options="nconnect=4,rsize=1048576,noatime",
             readahead_kb=2048,
         ),
+        Variant("nfs-softerr", "plain NFS whose reads fail when the server is silent", "nfs", nfs_options="softerr"),
+        Variant("nfs-hard", "plain NFS whose reads wait for ever, as `nfs` does", "nfs", nfs_options="hard"),
         Variant(
             "orion",
             "the cache over all servers, which have a release of the root",
@@ -138,16 +140,22 @@ class Run:
         variant: how the node gets its root.
         link: to its servers.
         number: counts from 1 within one variant and link; also the seed of the guest's random numbers.
+        trouble: ``--fault``'s words for what happens in it; empty for a faultless boot that is probed in the same way;
+            None: it is not probed.
+        words: what the guest is told of that.
     """
 
     variant: Variant
     link: Link
     number: int
+    trouble: str | None = None
+    words: Sequence[str] = ()
 
     @property
     def name(self) -> str:
         """A name for logs that no other run of the plan has."""
-        return f"{self.variant.name}-rtt{self.link.rtt_ms:g}-run{self.number}"
+        trouble = "" if self.trouble is None else f"-{self.trouble or 'faultless'}"
+        return f"{self.variant.name}-rtt{self.link.rtt_ms:g}{trouble}-run{self.number}"
 
 
 def choose(names: Sequence[str]) -> list[Variant]:

@@ -84,6 +84,46 @@ class Fetched(msgspec.Struct, frozen=True):
     uses: dict[str, Use]
 
 
+class Stall(msgspec.Struct, frozen=True):
+    """A read of the probe's that took 50 ms or more.
+
+    Attributes:
+        at_s: when it began, on the boot's clock (the sum of the phases is its end).
+        length_s: how long it took; if it never ended, until the guest was given up.
+    """
+
+    at_s: float
+    length_s: float
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """What a process on the node saw of its root (guest/probe.c).
+
+    Attributes:
+        reads: of the probe, each of 16 KiB that nobody had read before.
+        failed_reads: of them, and of those at the end.
+        checked_bytes: that were held against their digests; those in the page cache at the end are among them.
+        checked_files: files that were known to the node at the end.
+        finished: whether all that was in the page cache at the end could be checked.
+        stalls: the first 64 of 50 ms and more.
+        fault_at_s: when the fault began, on the boot's clock; None without one.
+        fault_end_s: when it ended; None if it did not.
+        first_error: of a read, with its file; empty without one.
+        first_wrong: the first bytes that were wrong; empty if there were none.
+    """
+
+    reads: int
+    failed_reads: int
+    checked_bytes: int
+    checked_files: int
+    finished: bool
+    stalls: list[Stall]
+    fault_at_s: float | None = None
+    fault_end_s: float | None = None
+    first_error: str = ""
+    first_wrong: str = ""
+
+
 class Sample(msgspec.Struct, frozen=True):
     """One boot.
 
@@ -109,6 +149,14 @@ class Sample(msgspec.Struct, frozen=True):
         nbd: None where the root was no block device.
         fetched: by reason (``demand``, ``read-around``, ``heuristics``, ``bundle``); None where the cache did
             not record.
+        fault: ``--fault``'s words for what happened in it; empty for the faultless boot that others are held against;
+            None: no fault bench.
+        errors: that processes saw: reads that failed, and one if the boot did not come to its end; None like ``fault``.
+        wrong_bytes: in pages that were not what the root has, read by processes or left in the page cache.
+        longest_stall_s: the longest that one read took, of the probe's or as the cache itself counts them.
+        switches: how often the cache went on with another server; None if it does not say.
+        extra_reads_pct: hedged reads in percent of all, as the cache counts them; None if it does not say.
+        probe: the whole of what the probe saw; None where it did not live to say it.
     """
 
     variant: str
@@ -131,6 +179,13 @@ class Sample(msgspec.Struct, frozen=True):
     real_s: float = 0.0
     nbd: Nbd | None = None
     fetched: dict[str, Fetched] | None = None
+    fault: str | None = None
+    errors: int | None = None
+    wrong_bytes: int | None = None
+    longest_stall_s: float | None = None
+    switches: int | None = None
+    extra_reads_pct: float | None = None
+    probe: Probe | None = None
 
 
 class Document(msgspec.Struct, frozen=True):

@@ -39,6 +39,7 @@ class Scene:
         append: what the user adds to the kernel command line.
         servers: how many.
         accel: ``tcg`` or ``kvm``.
+        copies: how many servers get a copy of their own of what they export, in the guest's memory.
     """
 
     kernel: Path
@@ -56,6 +57,7 @@ class Scene:
     append: Sequence[str] = ()
     servers: int = 2
     accel: str = "tcg"
+    copies: int = 0
 
     def export(self, variant: Variant) -> tuple[Path, Path]:
         """What the servers of a variant have, as a directory and as an image."""
@@ -74,7 +76,7 @@ class Scene:
     def memory_mb(self) -> int:
         """Guest memory (MiB), the same for all variants: `ram` holds the root twice while it copies."""
         disk = self.disk.stat().st_size if self.disk.exists() else 0
-        needed = BASE_MEMORY_MB + 2 * disk // MIB
+        needed = BASE_MEMORY_MB + max(2, 1 + self.copies) * disk // MIB
         return needed + -needed % 256
 
     def command_line(self, words: Sequence[str]) -> list[str]:

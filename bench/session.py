@@ -6,6 +6,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from orioncache.bench.plan import Run
+from orioncache.bench.probed import probed
 from orioncache.bench.qemu import Machine, Outcome, boot
 from orioncache.bench.sample import Sample
 from orioncache.process import command_line
@@ -82,7 +83,7 @@ def sample_of(run: Run, machine: Machine, outcome: Outcome, *, clock: str, serve
         error = (
             f"the guest was ready, but some of its time stamps are missing; it gave {', '.join(report.marks)}"
         )
-    return Sample(
+    sample = Sample(
         variant=run.variant.name,
         rtt_ms=run.link.rtt_ms,
         rate_mbit=run.link.rate_mbit,
@@ -103,3 +104,4 @@ def sample_of(run: Run, machine: Machine, outcome: Outcome, *, clock: str, serve
         real_s=round(outcome.real_s, 2),
         nbd=report.nbd(),
     )
+    return sample if run.trouble is None else probed(sample, run.trouble, report)

@@ -26,7 +26,7 @@ def virtual_clock(scene: Scene) -> Iterator[Callable[[Run], Machine]]:
         if run.variant.source != "ram":
             # An image has one server: the node's nbd driver knows no second one.
             servers = 1 if run.variant.source == "nbd" else scene.servers
-            words += [f"bench.servers={servers}", *run.link.command_line()]
+            words += [f"bench.servers={servers}", *run.link.command_line(), *run.words]
         return Machine(
             kernel=scene.kernel,
             initrd=scene.initrd,

@@ -8,11 +8,15 @@
  *   guest run PROGRAM ARG..  run the workload, send its output, its verdict and the statistics, power off
  *   guest say WORDS..        send a line for the log
  *   guest off                power off
+ *   guest reached POINT      tell the referee, and wait until it lets the boot go on; exit code 1: there is none
+ *   guest referee, probe, damage, reset, kill-daemon   what a fault takes: referee.c, probe.c, lies.c, reset.c
  *
  * The protocol is lines: "mark NAME NANOSECONDS", "log TEXT", "verdict ok", "verdict failed TEXT", and
  * "file NAME LENGTH" followed by that many bytes and a newline. bench/qemu.py reads it.
  */
 #define _GNU_SOURCE
+#include "guest.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -31,124 +35,19 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The only port of the only virtio-serial device that the bench gives a guest. */
-static const char PORT[] = "/dev/vport0p1";
 static const char CONTROL[] = "/run/orion/control.sock";
-enum { FILE_LIMIT = 1 << 20, TRACE_LIMIT = 1 << 28, LINE_LIMIT = 4096 };
-
-static long long now_ns(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return time.tv_sec * 1000000000LL + time.tv_nsec;
-}
-
-/*
- * Sends all bytes. Without O_NONBLOCK the driver would spin until the host has taken them, on the guest's clock.
- * Returns 0, or the negative errno with which the port gave up.
- */
-static int send_bytes(const void *data, size_t length)
-{
-	int port = -1;
-
-	for (int attempt = 0; attempt < 1000; attempt++) {
-		port = open(PORT, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
-		if (port >= 0 || errno != EBUSY)
-			break;
-		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
-	}
-	if (port < 0)
-		return -errno;
-
-	int result = 0;
-	while (length > 0) {
-		ssize_t written = write(port, data, length);
-		if (written > 0) {
-			data = (const char *)data + written;
-			length -= (size_t)written;
-		} else if (errno == EAGAIN) {
-			poll(&(struct pollfd){ .fd = port, .events = POLLOUT }, 1, 1000);
-		} else if (errno != EINTR) {
-			result = -errno;
-			break;
-		}
-	}
-	close(port);
-	return result;
-}
-
-__attribute__((format(printf, 1, 2))) static void send_line(const char *format, ...)
-{
-	char line[LINE_LIMIT];
-	va_list arguments;
-
-	va_start(arguments, format);
-	int length = vsnprintf(line, sizeof(line) - 1, format, arguments);
-	va_end(arguments);
-	if (length < 0)
-		return;
-	if (length > (int)sizeof(line) - 2)
-		length = (int)sizeof(line) - 2;
-	for (int i = 0; i < length; i++)
-		if (line[i] == '\n')
-			line[i] = ' ';
-	line[length] = '\n';
-	int error = send_bytes(line, (size_t)length + 1);
-	if (error != 0)
-		fprintf(stderr, "bench: %s: %s\n", PORT, strerror(-error));
-}
-
-static void send_mark(const char *name, long long ns)
-{
-	send_line("mark %s %lld", name, ns);
-}
-
-/* Reads fd to its end into buffer; returns the length, cut off at size. */
-static size_t read_all(int fd, char *buffer, size_t size)
-{
-	size_t length = 0;
-
-	while (length < size) {
-		ssize_t got = read(fd, buffer + length, size - length);
-		if (got > 0)
-			length += (size_t)got;
-		else if (got == 0 || errno != EINTR)
-			break;
-	}
-	return length;
-}
-
-static void send_content(const char *name, int fd)
-{
-	static char buffer[FILE_LIMIT];
-	size_t length = read_all(fd, buffer, sizeof(buffer) - 1);
-
-	buffer[length] = '\n';
-	send_line("file %s %zu", name, length);
-	send_bytes(buffer, length + 1);
-}
-
-static void send_file(const char *name, const char *path)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return;
-	send_content(name, fd);
-	close(fd);
-}
+enum { FILE_LIMIT = 1 << 20, TRACE_LIMIT = 1 << 28 };
 
 /* The answer of the cache, if there is one, to an op: a descriptor to be read to its end, or -1. It asks no server, but
  * what answers is only imported now. */
-static int ask_cache(const char *op)
+static int ask_cache(const char *root, const char *op)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	const struct timeval deadline = { .tv_sec = 10 };
 	char request[64];
 	int length = snprintf(request, sizeof(request), "{\"op\":\"%s\"}\n", op);
 
-	memcpy(address.sun_path, CONTROL, sizeof(CONTROL));
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s%s", root, CONTROL);
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -1;
@@ -161,9 +60,9 @@ static int ask_cache(const char *op)
 	return -1;
 }
 
-static void send_cache_status(void)
+void send_cache_status(const char *root)
 {
-	int fd = ask_cache("status");
+	int fd = ask_cache(root, "status");
 
 	if (fd < 0)
 		return;
@@ -174,7 +73,7 @@ static void send_cache_status(void)
 /* What the cache has recorded: the bytes behind the first line of its answer; none if it records nothing. */
 static void send_trace(void)
 {
-	int fd = ask_cache("trace");
+	int fd = ask_cache("", "trace");
 	char *buffer = NULL;
 	size_t length = 0, room = 0;
 
@@ -236,13 +135,13 @@ static void send_statistics(void)
 	send_file("mountstats", "/proc/self/mountstats");
 	send_file("meminfo", "/proc/meminfo");
 	send_file("nbd", "/sys/block/nbd0/stat");
-	send_cache_status();
+	send_cache_status("");
 	send_daemon();
 	/* Last: the daemon takes memory to put it together. */
 	send_trace();
 }
 
-static _Noreturn void power_off(void)
+_Noreturn void power_off(void)
 {
 	reboot(RB_POWER_OFF);
 	/* Only without the right to: the host's deadline ends the guest then. */
@@ -340,9 +239,11 @@ static int run(char **command)
 		;
 	if (status == 0) {
 		send_mark("ready", ready);
+		reached("ready");
 		send_statistics();
 		send_line("verdict ok");
 	} else {
+		reached("failed");
 		send_statistics();
 		if (WIFSIGNALED(status))
 			send_line("verdict failed the workload was killed by signal %d", WTERMSIG(status));
@@ -363,6 +264,7 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	if (argc == 3 && strcmp(argv[1], "fail") == 0) {
+		reached("failed");
 		send_line("verdict failed %s", argv[2]);
 		power_off();
 	}
@@ -370,6 +272,19 @@ int main(int argc, char **argv)
 		power_off();
 	if (argc >= 3 && strcmp(argv[1], "run") == 0)
 		run(argv + 2);
-	fprintf(stderr, "usage: guest mark NAME | say TEXT | fail MESSAGE | run PROGRAM [ARGUMENT...] | off\n");
+	if (argc == 3 && strcmp(argv[1], "reached") == 0)
+		return !reached(argv[2]);
+	if (argc == 2 && strcmp(argv[1], "referee") == 0)
+		return referee();
+	if (argc == 2 && strcmp(argv[1], "probe") == 0)
+		return probe();
+	if (argc == 4 && strcmp(argv[1], "damage") == 0)
+		return damage(argv[2], argv[3]);
+	if (argc == 2 && strcmp(argv[1], "reset") == 0)
+		return reset_connections();
+	if (argc == 2 && strcmp(argv[1], "kill-daemon") == 0)
+		return kill_daemon();
+	fprintf(stderr, "usage: guest mark NAME | say TEXT | fail MESSAGE | run PROGRAM [ARGUMENT...] | off | reached POINT\n"
+		"       guest referee | probe | damage HOW DIRECTORY | reset | kill-daemon\n");
 	return 2;
 }

@@ -14,49 +14,22 @@ step='reading the command line'
 # Only left by exec if all went well.
 trap 'guest fail "the bench could not set its scene: $step"' EXIT
 
-clock=virtual servers=0 delay=0 jitter=0 loss=0 rate=0 tmpfs=0 server=server.sh
-# shellcheck disable=SC2013 # words are meant
-for word in $(busybox cat /proc/cmdline); do
-    case $word in
-    bench.clock=*) clock=${word#*=} ;;
-    bench.servers=*) servers=${word#*=} ;;
-    bench.delay=*) delay=${word#*=} ;;   # µs in each direction
-    bench.jitter=*) jitter=${word#*=} ;; # µs around it
-    bench.loss=*) loss=${word#*=} ;;     # percent
-    bench.rate=*) rate=${word#*=} ;;     # Mbit/s, 0: not limited
-    bench.nbd=*) server=nbd-server.sh ;; # the root is a block device's
-    bench.tmpfs=*) tmpfs=${word#*=} ;;   # 1: the root is copied into RAM
-    esac
-done
-
-delays=''
-[ "$delay" = 0 ] && [ "$jitter" = 0 ] || delays="delay ${delay}us ${jitter}us"
-[ "$loss" = 0 ] || delays="$delays loss ${loss}%"
-
-# iproute2 with its own libraries and under its own name: busybox's shell would take its applet, and the node's
-# image must not be helped out with libraries that it lacks.
-ip() { ld.so --library-path /bench/lib /bench/bin/ip.elf "$@"; }
-tc() { ld.so --library-path /bench/lib /bench/bin/tc.elf "$@"; }
-
-# Shapes what leaves through a device. Arguments: namespace, or '' for this one; device; netem's words.
-shape() {
-    ns=$1 device=$2
-    shift 2
-    [ $# = 0 ] || tc ${ns:+-n "$ns"} qdisc add dev "$device" root netem limit 100000 "$@"
-}
+# shellcheck source=bench/guest/link.sh
+. /bench/link.sh
 
 # Shapes both directions of the card, where its other end is not ours to shape: what comes in goes through in0.
 shape_card() {
-    [ "$rate" = 0 ] || delays="$delays rate ${rate}mbit"
-    [ -n "$delays" ] || return 0
+    words=$(delays "$delay" "$jitter" "$loss")
+    [ "$rate" = 0 ] || words="$words rate ${rate}mbit"
+    [ -n "$words" ] || return 0
     ip link add in0 type ifb
     ip link set in0 up
     tc qdisc add dev eth0 ingress
     tc filter add dev eth0 parent ffff: matchall action mirred egress redirect dev in0
     # shellcheck disable=SC2086 # netem's words
-    shape '' eth0 $delays
+    shape '' eth0 $words
     # shellcheck disable=SC2086
-    shape '' in0 $delays
+    shape '' in0 $words
 }
 
 link() {
@@ -77,12 +50,32 @@ serve() {
     ip -n "$ns" link set lo up
     ip -n "$ns" addr add "10.77.0.$((10 + number))/24" dev eth0
     ip -n "$ns" link set eth0 up
-    # Not `ip netns exec`, whose mount namespace would take the server with it when the script ends.
-    busybox nsenter "--net=/run/netns/$ns" busybox unshare --uts "/bench/$server" "$ns"
-    # shellcheck disable=SC2086 # netem's words
-    shape "$ns" eth0 $delays
-    # shellcheck disable=SC2086
-    shape lan "$ns" $delays
+    exported=/bench/root
+    case $fault in corrupt:* | zeros:*) case +$copies+ in *+$number+*) exported=/bench/copy/$number ;; esac ;; esac
+    start_server "$number" "$exported"
+    # shellcheck disable=SC2046 # netem's words
+    [ -z "$(delays "$delay" "$jitter" "$loss")" ] || shape_server "$number" $(delays "$delay" "$jitter" "$loss")
+}
+
+# A copy of what is exported, for a server that will change it or be another one: in RAM. Argument: its number.
+copy() {
+    there=/bench/copy/$1
+    busybox mkdir -p "$there"
+    busybox mount -t tmpfs -o size=100%,mode=755 copy "$there"
+    busybox cp -a /bench/root/. "$there/"
+    case $fault in divergent:*) ;; *) return 0 ;; esac
+    other=/bench/other/tree
+    [ ! -e "$there/manifest" ] || other=/bench/other/release
+    # Bytes alone: mode and time stay, as a client would look at them.
+    (cd $other && busybox find . -type f) | while read -r name; do
+        if [ -e "$there/$name" ]; then
+            busybox touch -r "$there/$name" /bench/time
+            busybox cat "$other/$name" >"$there/$name"
+            busybox touch -r /bench/time "$there/$name"
+        else
+            busybox cp "$other/$name" "$there/$name"
+        fi
+    done
 }
 
 root=/dev/pmem0
@@ -102,6 +95,8 @@ if [ "$clock" = virtual ] && [ "$servers" -gt 0 ]; then
     step="warming the servers' page cache"
     # As a server's is that boots a room of nodes. Cold, the default root's 27 MB cost 0.06 s more.
     busybox find /bench/root -xdev -type f -exec busybox cat {} + >/dev/null
+    step='copying what servers export'
+    for number in $(echo "$copies" | busybox tr + ' '); do copy "$number"; done
     step='making the link'
     link
     number=1
@@ -132,6 +127,18 @@ if [ "$clock" = virtual ] && [ "$servers" -gt 0 ]; then
 elif [ -e /sys/class/net/eth0 ]; then
     step='shaping the link'
     shape_card
+fi
+
+if [ -n "$fault" ]; then
+    step='starting the referee'
+    # Mounts of its own: those of /dev, /proc and /run/netns that are here now.
+    busybox unshare -m guest referee </dev/null &
+    tries=0
+    until guest reached power-on; do
+        tries=$((tries + 1))
+        [ $tries -lt 100 ]
+        busybox usleep 10000
+    done
 fi
 
 step='handing over'
