@@ -19,8 +19,8 @@ Examples:
   orioncache bench --fault all --html faults.html     every kind at three points of the boot, beside plain NFS
   orioncache bench fs --help                          the file system alone, without a boot
 
-Exit code: 0 if every boot was ok, 1 if one was not, 130 after Ctrl-C. With --fault a boot over plain NFS may fail:
-that is a figure too.
+Exit code: 0 if every boot was ok, 1 if one was not, 130 after Ctrl-C. With --fault a boot over plain NFS may
+fail: that is a figure too.
 """
 
 import argparse
@@ -128,11 +128,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--fault",
         action="append",
         default=[],
-        metavar="KIND@POINT[:server=N][:for=SECONDS]",
-        help="a boot with this fault, beside a faultless one; again or with commas for more. "
-        + "; ".join(f"{kind.name}: {kind.help}" for kind in KINDS.values())
-        + ". POINT: power-on, mount, switch_root, userland+SECONDS, idle. server=1 is the default, and the one that "
-        "is asked first; 1+2 or all are several. all: the matrix of all kinds at "
+        metavar="LIST",
+        help="boots with a fault, beside faultless ones: KIND@POINT[:server=N][:for=SECONDS]. "
+        + "; ".join(f"{kind.name}: {kind.help}" for kind in KINDS.values()).replace("%", "%%")
+        + ". POINT: power-on, mount, switch_root, userland+SECONDS, idle. server=1 is the default, "
+        "and asked first; 1+2 or all are several. all: the matrix of all kinds at "
         + ", ".join(MATRIX_POINTS),
     )
     how = parser.add_argument_group("how it is measured")

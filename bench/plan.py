@@ -80,7 +80,12 @@ VARIANTS: Mapping[str, Variant] = {
             nfs_options="nconnect=4,rsize=1048576,noatime",
             readahead_kb=2048,
         ),
-        Variant("nfs-softerr", "plain NFS whose reads fail when the server is silent", "nfs", nfs_options="softerr"),
+        Variant(
+            "nfs-softerr",
+            "plain NFS whose reads fail when the server is silent",
+            "nfs",
+            nfs_options="softerr",
+        ),
         Variant("nfs-hard", "plain NFS whose reads wait for ever, as `nfs` does", "nfs", nfs_options="hard"),
         Variant(
             "orion",
@@ -140,8 +145,8 @@ class Run:
         variant: how the node gets its root.
         link: to its servers.
         number: counts from 1 within one variant and link; also the seed of the guest's random numbers.
-        trouble: ``--fault``'s words for what happens in it; empty for a faultless boot that is probed in the same way;
-            None: it is not probed.
+        trouble: ``--fault``'s words for what happens in it; empty for a faultless boot that is probed in the
+            same way; None: it is not probed.
         words: what the guest is told of that.
     """
 

@@ -27,7 +27,7 @@ OTHER = "other"  # version of the other release
 # Files of the list that the other release has with other bytes.
 CHANGED = 64
 CHANGED_LIMIT = 64 << 10  # bytes of each: no need for more
-# Below these the probe reads. The rest of a root is written to by boots; what is cached of it is checked as well.
+# Below these the probe reads. The rest is written to by boots; what is cached of it is checked as well.
 READ = (b"/usr/", b"/opt/", b"/srv/")
 KEPT = 4
 RECIPE = "2"
@@ -82,7 +82,7 @@ def _regular(root: Path) -> Iterator[bytes]:
 
 
 def _write_list(root: Path, path: Path) -> list[bytes]:
-    """Writes the list, in an order that nothing reads in; returns the files that the other release changes."""
+    """Writes the list, in an order that nothing reads in; returns what the other release changes."""
     names = list(_regular(root))
     random.Random(1).shuffle(names)
     changed: list[bytes] = []
@@ -94,7 +94,8 @@ def _write_list(root: Path, path: Path) -> list[bytes]:
                 changed.append(name)
             file.write(HEAD.pack(len(name) - 1, is_read, len(data)) + name[1:])
             file.writelines(
-                digests.digest(digests.XXH3_128, data[at : at + PAGE])[:DIGEST] for at in range(0, len(data), PAGE)
+                digests.digest(digests.XXH3_128, data[at : at + PAGE])[:DIGEST]
+                for at in range(0, len(data), PAGE)
             )
     return changed
 

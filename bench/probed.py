@@ -1,4 +1,4 @@
-"""What a sample says of a boot that was probed: errors, wrong bytes and stalls (guest/referee.c sends them)."""
+"""What a sample says of a boot that was probed: errors, wrong bytes, stalls (guest/referee.c sends them)."""
 
 from typing import Any
 

@@ -102,7 +102,7 @@ class Probe(msgspec.Struct, frozen=True):
     Attributes:
         reads: of the probe, each of 16 KiB that nobody had read before.
         failed_reads: of them, and of those at the end.
-        checked_bytes: that were held against their digests; those in the page cache at the end are among them.
+        checked_bytes: that were held against their digests, also what is in the page cache at the end.
         checked_files: files that were known to the node at the end.
         finished: whether all that was in the page cache at the end could be checked.
         stalls: the first 64 of 50 ms and more.
@@ -149,9 +149,10 @@ class Sample(msgspec.Struct, frozen=True):
         nbd: None where the root was no block device.
         fetched: by reason (``demand``, ``read-around``, ``heuristics``, ``bundle``); None where the cache did
             not record.
-        fault: ``--fault``'s words for what happened in it; empty for the faultless boot that others are held against;
-            None: no fault bench.
-        errors: that processes saw: reads that failed, and one if the boot did not come to its end; None like ``fault``.
+        fault: ``--fault``'s words for what happened in it; empty for the faultless boot that others
+            are held against; None: no fault bench.
+        errors: that processes saw: reads that failed, and one if the boot did not come to its end; None like
+            ``fault``.
         wrong_bytes: in pages that were not what the root has, read by processes or left in the page cache.
         longest_stall_s: the longest that one read took, of the probe's or as the cache itself counts them.
         switches: how often the cache went on with another server; None if it does not say.

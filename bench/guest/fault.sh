@@ -32,6 +32,7 @@ stop() {
 
 case $kind-$what in
 kill-begin | full-restart-begin) stop ;;
+# Bad disks, corrupt and zeros, are the referee's own work.
 kill-end | full-restart-end) start_server "$number" /bench/root ;;
 hang-begin) mute ;;
 blackhole-begin | flap-begin)
@@ -63,11 +64,10 @@ slow-end | jitter-end | loss-end)
     # shellcheck disable=SC2046
     shape_server "$number" $(delays "$delay" "$jitter" "$loss")
     ;;
-corrupt-begin | zeros-begin) guest damage "$kind" "/bench/copy/$number" ;;
 stale-begin | divergent-begin)
-    # No handle of one file system is known to another.
+    # No handle of one file system is known to another. A start takes a second, in which the boot goes on.
     stop
-    start_server "$number" "/bench/copy/$number"
+    start_server "$number" "/bench/copy/$number" || guest fail "the bench could not start server $number again" &
     ;;
 daemon-kill-begin) guest kill-daemon ;;
 *) exit 2 ;;

@@ -9,7 +9,7 @@
  *   guest say WORDS..        send a line for the log
  *   guest off                power off
  *   guest reached POINT      tell the referee, and wait until it lets the boot go on; exit code 1: there is none
- *   guest referee, probe, damage, reset, kill-daemon   what a fault takes: referee.c, probe.c, lies.c, reset.c
+ *   guest referee, probe, reset, kill-daemon   what a fault takes: referee.c, probe.c, reset.c
  *
  * The protocol is lines: "mark NAME NANOSECONDS", "log TEXT", "verdict ok", "verdict failed TEXT", and
  * "file NAME LENGTH" followed by that many bytes and a newline. bench/qemu.py reads it.
@@ -278,13 +278,11 @@ int main(int argc, char **argv)
 		return referee();
 	if (argc == 2 && strcmp(argv[1], "probe") == 0)
 		return probe();
-	if (argc == 4 && strcmp(argv[1], "damage") == 0)
-		return damage(argv[2], argv[3]);
 	if (argc == 2 && strcmp(argv[1], "reset") == 0)
 		return reset_connections();
 	if (argc == 2 && strcmp(argv[1], "kill-daemon") == 0)
 		return kill_daemon();
 	fprintf(stderr, "usage: guest mark NAME | say TEXT | fail MESSAGE | run PROGRAM [ARGUMENT...] | off | reached POINT\n"
-		"       guest referee | probe | damage HOW DIRECTORY | reset | kill-daemon\n");
+		"       guest referee | probe | reset | kill-daemon\n");
 	return 2;
 }

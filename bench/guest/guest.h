@@ -32,7 +32,9 @@ bool reached(const char *point);
 int probe(void);
 
 /* lies.c */
-int damage(const char *how, const char *directory);
+/* Gets at all files below a directory; more than once for more of them. Returns 0 or -errno. */
+int prepare_damage(const char *directory);
+void damage(bool with_zeros);
 
 /* reset.c */
 int reset_connections(void);

@@ -91,12 +91,12 @@ static void check(const struct entry *entry, uint64_t offset, const unsigned cha
 	found->checked_bytes += (int64_t)length;
 }
 
+/* Something has ended for which a process had to wait. */
 static void timed(int64_t began)
 {
 	int64_t took = now_ns() - began;
 
 	found->since = 0;
-	found->reads++;
 	if (took > found->longest) {
 		found->longest = took;
 		found->longest_at = began;
@@ -118,6 +118,18 @@ static bool wait_until(int64_t when)
 	return !found->stop;
 }
 
+/* NFS tells its server, and waits for the answer. */
+static void timed_close(int fd)
+{
+	int64_t began = now_ns();
+
+	if (fd < 0)
+		return;
+	found->since = began;
+	close(fd);
+	timed(began);
+}
+
 /* One open and its reads. Opening is part of the first one: a process waits for both. */
 static bool read_file(int root, const struct entry *entry)
 {
@@ -134,11 +146,11 @@ static bool read_file(int root, const struct entry *entry)
 		ssize_t got = fd < 0 ? -1 : pread(fd, bytes, PIECE, (off_t)offset);
 		int error = got < 0 ? errno : 0;
 		timed(began);
+		found->reads++;
 		if (error != 0) {
 			fail(entry, error);
 			/* Each piece is tried by itself: what failed once may work again. */
-			if (fd >= 0)
-				close(fd);
+			timed_close(fd);
 			fd = -1;
 		} else if (!is_written(fd)) {
 			uint64_t there = entry->size - offset < PIECE ? entry->size - offset : PIECE;
@@ -150,18 +162,21 @@ static bool read_file(int root, const struct entry *entry)
 		}
 		go_on = wait_until(began + EVERY_NS);
 	}
-	if (fd >= 0)
-		close(fd);
+	timed_close(fd);
 	return go_on;
 }
 
 static void check_page(int fd, const struct entry *entry, uint64_t page)
 {
 	static unsigned char bytes[PAGE];
-	ssize_t got = pread(fd, bytes, PAGE, (off_t)(page * PAGE));
+	int64_t began = now_ns();
 
+	found->since = began;
+	ssize_t got = pread(fd, bytes, PAGE, (off_t)(page * PAGE));
+	int error = errno;
+	timed(began);
 	if (got < 0)
-		fail(entry, errno);
+		fail(entry, error);
 	else
 		check(entry, page * PAGE, bytes, (size_t)got);
 }
@@ -176,7 +191,7 @@ static void check_cached(int root, const struct entry *entry)
 	found->since = began;
 	int fd = (int)syscall(SYS_openat2, root, entry->path, &how, sizeof how);
 	int error = errno;
-	found->since = 0;
+	timed(began);
 	if (fd < 0) {
 		if (error != EAGAIN && error != ENOENT)
 			fail(entry, error);
@@ -193,7 +208,7 @@ static void check_cached(int root, const struct entry *entry)
 	if (map != MAP_FAILED)
 		munmap(map, entry->size);
 	free(resident);
-	close(fd);
+	timed_close(fd);
 }
 
 /* Takes the next entry off the list; false at its end. bench/probe.py has the format. */

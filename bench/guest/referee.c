@@ -30,7 +30,7 @@
 
 static const char NAME[] = "orion-referee"; /* of the socket */
 static const char SCRIPT[] = "/bench/fault.sh";
-enum { MS = 1000000, FLAP_MS = 500, CHECK_MS = 60000, SCRIPT_MS = 60000, STATUS_MS = 15000, TICK_MS = 10 };
+enum { MS = 1000000, FLAP_MS = 500, CHECK_MS = 60000, SCRIPT_MS = 60000, STATUS_MS = 15000, TICK_MS = 10, LOOK_MS = 20 };
 /* The probe hangs, and is not waited for, if its read has gone on for so long when the boot has ended. */
 enum { HUNG_MS = 5000 };
 
@@ -114,11 +114,34 @@ static bool ended_well(pid_t child, int64_t within_ms)
 	return false;
 }
 
-/* Has the script begin or end the fault, at each server. */
+static bool is_lie(void)
+{
+	return strcmp(rule.kind, "corrupt") == 0 || strcmp(rule.kind, "zeros") == 0;
+}
+
+/* Gets at the files that will be damaged. Returns 0 or -errno. */
+static int prepare(void)
+{
+	char servers[sizeof rule.servers], path[sizeof rule.servers + 16];
+	int error = 0;
+
+	memcpy(servers, rule.servers, sizeof servers);
+	for (char *server = strtok(servers, "+"); server && error == 0; server = strtok(NULL, "+")) {
+		snprintf(path, sizeof path, "/bench/copy/%s", server);
+		error = prepare_damage(path);
+	}
+	return error;
+}
+
+/* Begins or ends the fault, at each server: most are the script's work. */
 static void make(const char *what)
 {
 	char servers[sizeof rule.servers];
 
+	if (is_lie()) {
+		damage(strcmp(rule.kind, "zeros") == 0);
+		return;
+	}
 	memcpy(servers, rule.servers, sizeof servers);
 	for (char *server = strtok(servers, "+"); server; server = strtok(NULL, "+")) {
 		pid_t child = fork();
@@ -178,20 +201,11 @@ static void quote(FILE *file, const char *text)
 	fputc('"', file);
 }
 
-/* Ends the probe, and sends what it saw. A read that it still waits for is a stall that lasts to this moment. */
-static void settle(bool wait)
+/* Sends what the probe saw. A read that it still waits for is a stall that lasts to this moment. */
+static void send_findings(void)
 {
-	int64_t until = now_ns() + (int64_t)CHECK_MS * MS;
 	char *text = NULL;
 	size_t length = 0;
-
-	found->stop = true;
-	while (wait && found->started && !found->finished && now_ns() < until) {
-		int64_t since = found->since;
-		if (since != 0 && now_ns() - since > (int64_t)HUNG_MS * MS)
-			break;
-		nanosleep(&(struct timespec){ .tv_nsec = TICK_MS * MS }, NULL);
-	}
 	int64_t since = found->since, longest = found->longest, longest_at = found->longest_at;
 	uint32_t stalls = found->stalls < STALLS ? found->stalls : STALLS;
 	int64_t now = now_ns();
@@ -222,6 +236,32 @@ static void settle(bool wait)
 	text[length] = '\n'; /* where the terminating zero is */
 	send_bytes(text, length + 1);
 	free(text);
+}
+
+/* Ends the probe, and sends what it saw. */
+static void settle(bool wait)
+{
+	int64_t until = now_ns() + (int64_t)CHECK_MS * MS;
+
+	found->stop = true;
+	while (wait && found->started && !found->finished && now_ns() < until) {
+		int64_t since = found->since;
+		if (since != 0 && now_ns() - since > (int64_t)HUNG_MS * MS)
+			break;
+		nanosleep(&(struct timespec){ .tv_nsec = TICK_MS * MS }, NULL);
+	}
+	send_findings();
+}
+
+/* A node whose programs turn to garbage panics, or switches off: then nobody settles. So bad news go out at once. */
+static void tell_bad_news(void)
+{
+	static int64_t told;
+	int64_t bad = found->errors + found->wrong_bytes;
+
+	if (bad > told)
+		send_findings();
+	told = bad;
 }
 
 /* The node's root may hang whoever looks at it: so a child asks the cache. */
@@ -285,7 +325,9 @@ int referee(void)
 	bool is_ready = false;
 	int64_t ready_at = NEVER;
 
-	if (parse() < 0 || fd < 0 || ftruncate(fd, sizeof *found) < 0 ||
+	if (parse() < 0 || (is_lie() && (errno = -prepare()) != 0))
+		goto failed;
+	if (fd < 0 || ftruncate(fd, sizeof *found) < 0 ||
 	    bind(listener, (const struct sockaddr *)&name, length) < 0 || listen(listener, 8) < 0)
 		goto failed;
 	found = mmap(NULL, sizeof *found, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -298,8 +340,10 @@ int referee(void)
 		int64_t over = waiting < 0 || !is_over ? NEVER :
 			       !is_ready ? now_ns() :
 			       (ready_at > last_event ? ready_at : last_event) + rule.linger;
-		int64_t next = least(least(begins, ends), least(least(flips, giveup), over));
 		int64_t now = now_ns();
+		/* Looked at now and then while bad news may come. */
+		int64_t look = giveup == NEVER ? NEVER : now + LOOK_MS * MS;
+		int64_t next = least(least(least(begins, ends), least(flips, giveup)), least(over, look));
 		if (over <= now)
 			break;
 		if (ends <= now)
@@ -313,7 +357,9 @@ int referee(void)
 		else {
 			struct pollfd event = { .fd = listener, .events = POLLIN };
 			struct timespec left = { .tv_sec = (next - now) / 1000000000, .tv_nsec = (next - now) % 1000000000 };
-			if (ppoll(&event, 1, next == NEVER ? NULL : &left, NULL) > 0) {
+			int heard = ppoll(&event, 1, next == NEVER ? NULL : &left, NULL);
+			tell_bad_news();
+			if (heard > 0) {
 				int end_of = hear(listener, &is_ready);
 				if (end_of >= 0) {
 					waiting = end_of;

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from orioncache.bench.fs import report as figures
+from orioncache.bench.report import matrix
 from orioncache.bench.report.bars import bars
 from orioncache.bench.report.summary import (
     PHASES,
@@ -48,6 +49,7 @@ def table(document: Document, console: "Console | None" = None) -> None:
         _show_link(console, [cell for cell in found if cell.link == link])
     _show_failures(console, found)
     _show_spread(console, found)
+    matrix.table(document, console)
     held = bars(document)
     if held:
         figures.table(held, console)

@@ -12,7 +12,9 @@ from typing import Any
 
 from orioncache.bench.fs import report as figures
 from orioncache.bench.report.bars import bars
+from orioncache.bench.report.faults import matrices
 from orioncache.bench.report.summary import PHASES, SPREAD_LIMIT, Cell, cells, one_line, seconds
+from orioncache.bench.report.timeline import timeline
 from orioncache.bench.sample import Document
 from orioncache.bench.waterfall.figure import Recorded, fetched, figure
 from orioncache.bench.waterfall.uses import USES
@@ -56,6 +58,7 @@ def page(document: Document, recorded: Sequence[Recorded] = ()) -> str:
         spread_limit=SPREAD_LIMIT,
         headline=_headline(found),
         bars=[(each, figures.bar(each), figures.value(each)) for each in bars(document)],
+        faults=[timeline(matrix) for matrix in matrices(document)],
         waterfalls=[
             {
                 "title": each.title,

@@ -159,12 +159,16 @@ def _ratio(value: float | None, base: float | None) -> float | None:
 
 
 def cells(document: Document) -> list[Cell]:
-    """One cell for each variant on each link: links by RTT, variants in the order in which they first ran."""
-    variants = list(dict.fromkeys(sample.variant for sample in document.samples))
-    links = sorted({link_of(sample) for sample in document.samples}, key=_link_order)
+    """One cell for each variant on each link: links by RTT, variants in the order in which they first ran.
+
+    Boots with a fault are none of theirs.
+    """
+    samples = [sample for sample in document.samples if not sample.fault]
+    variants = list(dict.fromkeys(sample.variant for sample in samples))
+    links = sorted({link_of(sample) for sample in samples}, key=_link_order)
     result = []
     for link in links:
-        here = [sample for sample in document.samples if link_of(sample) == link]
+        here = [sample for sample in samples if link_of(sample) == link]
         boots = {name: _median(_good(here, name), lambda sample: sample.boot_s) for name in variants}
         for name in variants:
             runs = [sample for sample in here if sample.variant == name]

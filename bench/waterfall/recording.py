@@ -9,14 +9,14 @@ from orioncache.bench.plan import Run
 def recording(runs: Sequence[Run]) -> list[Run]:
     """The plan, with the cache recording in the first run of each variant of a release, on each link.
 
-    A run that records already, as ``--trace`` has it, stays as it is.
+    Runs with faults do not record. A run that records already, as ``--trace`` has it, stays as it is.
     """
     return [
         dataclasses.replace(
             run,
             variant=dataclasses.replace(run.variant, words=[*run.variant.words, "orion.trace=on"]),
         )
-        if run.number == 1 and run.variant.records and not _is_recording(run)
+        if run.number == 1 and not run.trouble and run.variant.records and not _is_recording(run)
         else run
         for run in runs
     ]
