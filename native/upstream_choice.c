@@ -73,13 +73,14 @@ static int best(const struct orion_upstreams *all, uint32_t tried, enum class wo
 static int next_in_turn(struct orion_upstreams *all, uint32_t tried, int first, uint64_t now)
 {
 	const struct orion_health *health = &all->servers[first].health;
-	const enum class class = class_of(&all->servers[first], now);
 
+	if (class_of(&all->servers[first], now) > NEW)
+		return first;
 	for (uint32_t i = 0; i < all->count; i++) {
 		const uint32_t number = all->next_spread++ % all->count;
 		const struct orion_server *server = &all->servers[number];
 
-		if (!(tried & 1u << number) && class_of(server, now) == class && class <= NEW &&
+		if (!(tried & 1u << number) && class_of(server, now) <= NEW &&
 		    !orion_health_is_better(health, &server->health))
 			return (int)number;
 	}

@@ -25,8 +25,9 @@ struct stage_options {
 	struct orion_served_settings served;
 	uint64_t deadline_ns, give_up_ns; /* 0: 10 minutes; for ever */
 	double hedge_budget;
+	bool spread;
 	uint32_t server_count;
-	enum stage_server servers[STAGE_SERVERS];
+	enum stage_server servers[ORION_SERVERS_MAX];
 };
 
 struct stage {
@@ -104,6 +105,7 @@ static inline void stage_open(struct stage *stage, const struct orion_manifest *
 						     .hedge_floor_ns = 20000000,
 						     .hedge_cap_ns = 500000000,
 						     .hedge_budget = options->hedge_budget,
+						     .spread = options->spread,
 					     },
 					     NULL, &stage->upstreams) == 0);
 	for (uint32_t i = 0; i < options->server_count; i++) {

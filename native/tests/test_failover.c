@@ -276,6 +276,67 @@ static void test_add_remove_drain_replace(void)
 	close_stage();
 }
 
+/* All are good, and each gets its share. */
+static void test_spread(void)
+{
+	struct stage_options options = two;
+
+	options.spread = true;
+	open_stage(&options);
+	for (int turn = 0; turn < 10; turn++) {
+		struct reading reading;
+		uint64_t took;
+
+		begin(&reading);
+		CHECK(end(&reading, &took) == 0);
+	}
+	CHECK(read_from[STAGE_GOOD] == 5 && read_from[STAGE_COPY] == 5);
+	close_stage();
+}
+
+static _Atomic uint32_t probed;
+
+static int probe(void *context, uint32_t server, uint8_t *scratch)
+{
+	(void)context;
+	(void)scratch;
+	probed |= 1u << server;
+	while (hung && server < 15)
+		usleep(1000);
+	return 0;
+}
+
+/* Looked at beside each other, the dead are known in one patience, and reads go where somebody lives. */
+static void test_fifteen_of_sixteen_are_dead(void)
+{
+	struct stage_options options = two;
+	struct orion_server_statistics seen[ORION_SERVERS_MAX];
+	struct reading reading;
+	uint64_t took;
+
+	options.server_count = 16;
+	for (int i = 0; i < 15; i++)
+		options.servers[i] = STAGE_GOOD;
+	options.servers[15] = STAGE_COPY;
+	open_stage(&options);
+	hung = 1u << STAGE_GOOD;
+	orion_upstreams_probe(stage.upstreams, probe, NULL);
+	begin(&reading);
+	CHECK(end(&reading, &took) == 0 && read_from[STAGE_COPY] == 1);
+	/* A hedge or two, and one patience; a machine under load may be late. */
+	CHECK(took < 1500 * MS);
+	CHECK(probed == 0xffff);
+	orion_upstreams_statistics(stage.upstreams, seen);
+	CHECK(seen[15].state == ORION_GOOD);
+	while (!seen[15].current) {
+		usleep(1000);
+		orion_upstreams_statistics(stage.upstreams, seen);
+	}
+	begin(&reading);
+	CHECK(end(&reading, &took) == 0 && took < 100 * MS && read_from[STAGE_COPY] == 2);
+	close_stage();
+}
+
 int main(void)
 {
 	stage_make_servers();
@@ -286,6 +347,8 @@ int main(void)
 	test_cancelled_while_all_are_gone();
 	test_liar_is_asked_last();
 	test_add_remove_drain_replace();
+	test_spread();
+	test_fifteen_of_sixteen_are_dead();
 	printf("test_failover: ok\n");
 	return 0;
 }
