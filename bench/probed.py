@@ -48,6 +48,7 @@ def probed(sample: Sample, trouble: str, report: Report) -> Sample:
             stalls=[Stall(_boot_clock(at, report), ns / 1e9) for at, ns in sent.stalls],
             fault_at_s=_mark("fault", report),
             fault_end_s=_mark("fault-end", report),
+            waiting=sent.waiting,
             first_error=sent.first_error,
             first_wrong=sent.first_wrong,
         )

@@ -104,6 +104,7 @@ class Probe(msgspec.Struct, frozen=True):
         failed_reads: of them, and of those at the end.
         checked_bytes: that were held against their digests, also what is in the page cache at the end.
         checked_files: files that were known to the node at the end.
+        waiting: it waited for a read when the guest was given up, and had not got it.
         finished: whether all that was in the page cache at the end could be checked.
         stalls: the first 64 of 50 ms and more.
         fault_at_s: when the fault began, on the boot's clock; None without one.
@@ -120,6 +121,7 @@ class Probe(msgspec.Struct, frozen=True):
     stalls: list[Stall]
     fault_at_s: float | None = None
     fault_end_s: float | None = None
+    waiting: bool = False
     first_error: str = ""
     first_wrong: str = ""
 

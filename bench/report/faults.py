@@ -89,7 +89,7 @@ def _held(fault: str, runs: Sequence[Sample], base: float | None) -> Held:
     held = Held(
         samples=runs,
         stall_s=max(stalls, default=None),
-        is_open=any(sample.probe is not None and not sample.probe.finished for sample in runs),
+        is_open=any(sample.probe is not None and sample.probe.waiting for sample in runs),
         boot_times=times,
         errors=sum(sample.errors or 0 for sample in runs),
         wrong_bytes=sum(wrong) if wrong else None,

@@ -260,7 +260,7 @@ def test_of_several_runs_the_worst_counts():
 def test_the_tables_stand_side_by_side_and_boots_with_faults_are_in_no_other():
     dead = faulty("kill@mount", "nfs-hard", ok=False, boot_s=None, phases_s=None, error="it hung", errors=1)
     dead = msgspec.structs.replace(
-        dead, longest_stall_s=200.0, probe=msgspec.structs.replace(dead.probe, finished=False)
+        dead, longest_stall_s=200.0, probe=msgspec.structs.replace(dead.probe, waiting=True)
     )
     found = document(
         *(faulty("", name) for name in ("nfs-hard", "orion")), dead, faulty("kill@mount", stall=0.3)
