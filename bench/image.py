@@ -18,7 +18,7 @@ from orioncache.process import require, run
 GUEST = Path(__file__).parent / "guest"
 
 # Programs in the guest, by the name that they have there. iproute2's stand beside a loader and libraries of
-# their own: see ip() in guest/init.sh.
+# their own: see ip() in guest/link.sh.
 PROGRAMS = {
     "busybox": ("busybox", "busybox-static"),
     "ip.elf": ("ip", "iproute2"),
