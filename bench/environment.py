@@ -59,6 +59,7 @@ def environment(args: argparse.Namespace, scene: Scene) -> dict[str, Any]:
             "loss_percent": args.loss,
         },
         "servers": scene.servers,
+        "faults": args.fault,
     }
 
 
