@@ -17,8 +17,8 @@ int orion_whole_begin(struct orion_upstreams *upstreams, uint32_t server, const 
 		      const struct orion_whole_options *options, struct orion_whole **ret);
 void orion_whole_destroy(struct orion_whole *whole);
 
-/* Waits until one of them has ended, and none that has was given before (NULL: no such), for up to so many ns: its number,
- * or -ETIMEDOUT. Those that get on (a piece came, the file was opened) count as well: -EINPROGRESS. */
+/* Waits for news of any of them (NULL: of none), up to so many ns. The number of one that has ended; -EINPROGRESS: one got on
+ * (it was opened, a piece came); -ETIMEDOUT: neither. */
 int orion_whole_wait(struct orion_whole *const *all, uint32_t count, uint64_t patience_ns);
 
 /* After it has ended: bytes are an anonymous mapping for the caller to munmap(). -ETIMEDOUT when nothing came for a
