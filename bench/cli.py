@@ -395,9 +395,10 @@ def _measure(args: argparse.Namespace, scene: Scene, runs: Sequence[Run]) -> int
         )
     samples = waterfalls.complete(runs, samples)
     document = Document(SCHEMA, environment(args, scene), samples)
-    report.table(document)
+    # First: what was measured for an hour must not be lost for a table's sake.
     if args.json is not None:
         write(document, args.json)
+    report.table(document)
     if args.html is not None:
         with replacing(args.html) as file:
             file.write(report.page(document, waterfalls.first(runs)).encode())
