@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from orioncache.fs.inodes import Inode
-from orioncache.upstream import Listing, Server
+from orioncache.upstream import Listing, NoServerError, Server
+
+# Entries of all directories together that are remembered.
+REMEMBERED_ENTRIES = 8192
 
 if TYPE_CHECKING:
     from orioncache.fs.live import LiveTree
@@ -33,6 +36,9 @@ class OpenDirectory:
         self._listing: Listing | None = None
         self._names: list[bytes] = []
         self._complete = False
+        self._stale = False
+        # All that was read, as long as it can be remembered for the time when no server answers.
+        self._read: list[tuple[bytes, os.stat_result]] | None = []
         # The last batch: who gave it, when it was asked for, and the attributes of the last ones of all
         # names.
         self._window: tuple[Server, float, list[tuple[bytes, os.stat_result]]] | None = None
@@ -68,11 +74,29 @@ class OpenDirectory:
         # Should it fail, or be given up while its thread goes on, this listing is not used again.
         listing, self._listing = self._listing, None
         asked = trio.current_time()
-        listing, batch, at_end = await self._tree.next_entries(self.inode, listing, self._names)
-        self._listing = listing
+        remembered = self._tree.remembered_entries(self.inode)
+        try:
+            listing, batch, at_end = await self._tree.next_entries(
+                self.inode, listing, self._names, wait=remembered is None
+            )
+        except NoServerError:
+            assert remembered is not None
+            known = frozenset(self._names)
+            server, asked, batch = remembered
+            batch = [entry for entry in batch if entry[0] not in known]
+            self._window = (server, asked, batch)
+            self._stale = self._complete = True
+        else:
+            self._listing = listing
+            self._window = (listing.server, asked, batch)
+            self._complete = at_end
+            if self._read is not None:
+                self._read += batch
+                if at_end:
+                    self._tree.remember_entries(self.inode, listing.server, asked, self._read)
+                if at_end or len(self._read) > REMEMBERED_ENTRIES:
+                    self._read = None
         self._names += [name for name, _ in batch]
-        self._window = (listing.server, asked, batch)
-        self._complete = at_end
 
     def _from_window(self, position: int) -> Inode | None:
         """The inode at a position, if its attributes were read a short time ago."""
@@ -80,7 +104,7 @@ class OpenDirectory:
             return None
         server, asked, batch = self._window
         at = position - (len(self._names) - len(batch))
-        if at < 0 or trio.current_time() - asked >= self._tree.ttl:
+        if at < 0 or (trio.current_time() - asked >= self._tree.ttl and not self._stale):
             return None
         name, attributes = batch[at]
         return self._tree.table.remember(self.inode, name, server, attributes, asked)

@@ -19,7 +19,7 @@ ROOT_NUMBER = 1
 # above them.
 SPARE_NUMBERS = 1 << 47
 
-# Which file an inode is: server's index, device, inode number there.
+# Which file an inode is: number of the server's mount, device, inode number there.
 Identity = tuple[int, int, int]
 
 
@@ -31,6 +31,7 @@ class Inode:
             free.
         place: a name under which it was seen last.
         home: the server whose attributes these are.
+        mount: which mount of it they are from.
         attributes: as the home server gave them.
         fetched: when they were last asked for and confirmed, in the event loop's seconds.
         identities: which file it is on each server that it was seen on.
@@ -50,6 +51,7 @@ class Inode:
         "home",
         "identities",
         "lookups",
+        "mount",
         "names",
         "number",
         "opened",
@@ -64,6 +66,7 @@ class Inode:
         self.number = number
         self.place = place
         self.home = home
+        self.mount = home.serial
         self.attributes = attributes
         self.fetched = now
         self.identities: set[Identity] = set()
@@ -80,13 +83,17 @@ class Inode:
         """A name for the content that it has now; another one once it was changed."""
         if self._version is None:
             had = self.attributes
-            identity = b"%d %d %d" % (self.home.index, had.st_dev, had.st_ino)
+            identity = b"%d %d %d" % (self.home.birth, had.st_dev, had.st_ino)
             self._version = file_version(identity, had.st_size, had.st_mtime_ns, had.st_ctime_ns)
         return self._version
 
+    def is_at_home(self, server: Server) -> bool:
+        """Whether a server's numbers and times are those that are known: not after it was mounted anew."""
+        return server is self.home and self.mount == server.serial
+
     def may_be(self, server: Server, attributes: os.stat_result) -> bool:
         """Whether it can have these attributes now: any content on its home, the same on another server."""
-        if server is not self.home:
+        if not self.is_at_home(server):
             return same_object(self.attributes, attributes)
         had = self.attributes
         return (
@@ -103,10 +110,13 @@ class Inode:
             # Calls may end in another order than they began.
             return
         self.fetched = now
-        if server is self.home:
+        if self.is_at_home(server):
             if stamps(attributes) != stamps(self.attributes):
                 self._version = None
             self.attributes = attributes
+        elif server is self.home:
+            # Mounted anew, and the file is what it was.
+            self.mount = server.serial
 
 
 def stamps(attributes: os.stat_result) -> tuple[int, int, int]:
@@ -140,7 +150,7 @@ class InodeTable:
         self.root = Inode(ROOT_NUMBER, Place(), home, attributes, now)
         self.root.lookups = 1
         self._by_number[ROOT_NUMBER] = self.root
-        self._add_identity(self.root, (home.index, attributes.st_dev, attributes.st_ino))
+        self._add_identity(self.root, (home.serial, attributes.st_dev, attributes.st_ino))
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -167,7 +177,7 @@ class InodeTable:
         The caller either counts it (:meth:`count`) or gives it up (:meth:`release`), before it waits for
         anything.
         """
-        identity = (server.index, attributes.st_dev, attributes.st_ino)
+        identity = (server.serial, attributes.st_dev, attributes.st_ino)
         inode = self._by_identity.get(identity)
         if inode is not None and not inode.may_be(server, attributes):
             # Its number was given to another file.
@@ -192,6 +202,10 @@ class InodeTable:
             self._by_name[key] = inode
             inode.names.add(key)
         return inode
+
+    def known(self, parent: Inode, name: bytes) -> Inode | None:
+        """What was seen under this name last; None if nothing is known."""
+        return self._by_name.get((parent.number, name))
 
     def parent(self, inode: Inode) -> Inode:
         """A directory that it was seen in; the inode itself if that is not known any more."""
@@ -233,12 +247,14 @@ class InodeTable:
         if not self.is_same(inode, server, attributes):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         inode.update(server, attributes, now)
-        self._add_identity(inode, (server.index, attributes.st_dev, attributes.st_ino))
+        self._add_identity(inode, (server.serial, attributes.st_dev, attributes.st_ino))
 
     def is_same(self, inode: Inode, server: Server, attributes: os.stat_result) -> bool:
         """Whether a server's attributes are those of this inode."""
-        identity = (server.index, attributes.st_dev, attributes.st_ino)
-        return (identity in inode.identities or server is not inode.home) and inode.may_be(server, attributes)
+        identity = (server.serial, attributes.st_dev, attributes.st_ino)
+        return (identity in inode.identities or not inode.is_at_home(server)) and inode.may_be(
+            server, attributes
+        )
 
     def _detach(self, inode: Inode) -> None:
         """Takes identities and names from an inode: the kernel may still know it, but nothing leads to it."""
@@ -256,7 +272,7 @@ class InodeTable:
     ) -> Inode | None:
         """The inode that another server showed under this name, if this copy can be taken for the same."""
         inode = self._by_name.get((parent.number, name))
-        if inode is None or any(index == server.index for index, _, _ in inode.identities):
+        if inode is None or any(mount == server.serial for mount, _, _ in inode.identities):
             return None
         return inode if same_object(inode.attributes, attributes) else None
 

@@ -5,17 +5,19 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Hashable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import trio
 
 from orioncache import native
-from orioncache.fs.directories import OpenDirectory
+from orioncache.events import Events
+from orioncache.fs.directories import REMEMBERED_ENTRIES, OpenDirectory
 from orioncache.fs.inodes import Inode, InodeTable, same_object, stamps
 from orioncache.fs.reader import BlockReader
 from orioncache.store import LiveIndex
 from orioncache.upstream import (
     Listing,
+    NoServerError,
     Opened,
     Place,
     ReplacedError,
@@ -25,6 +27,9 @@ from orioncache.upstream import (
 )
 
 T = TypeVar("T")
+
+# A server, when it was asked, and what a directory holds there.
+Entries = tuple[Server, float, list[tuple[bytes, os.stat_result]]]
 
 # Files whose source is kept open after the last one closed them: opening it again would ask the server.
 KEPT_OPEN = 512
@@ -40,8 +45,22 @@ PROBED_XATTRS = (b"user.orion", b"trusted.orion", b"security.capability", b"syst
 ACL_XATTR = b"system.posix_acl_access"
 
 
+# Files of which it is said that copies differ.
+TOLD_DIFFERENCES = 256
+
+# Answers about extended attributes that are remembered, and how large a value may be.
+REMEMBERED_XATTRS = 4096
+XATTR_SIZE = 1024
+
+# A read of so many bytes takes a round trip and no more.
+SMALL = 64 << 10
+
+
 class LiveTree:
     """Names, attributes and content, believed for ``ttl`` seconds after a server gave them.
+
+    While no server answers they are believed for longer: what is known is shown as it was, and only what is
+    not known has to wait.
 
     Attributes:
         table: the inodes.
@@ -52,7 +71,7 @@ class LiveTree:
         index: which blocks a file's content has.
     """
 
-    def __init__(self, upstreams: UpstreamSet, reader: BlockReader, ttl: float) -> None:
+    def __init__(self, upstreams: UpstreamSet, reader: BlockReader, ttl: float, events: Events) -> None:
         self.ttl = ttl
         self.has_xattrs = True
         self.has_acls = False
@@ -61,7 +80,12 @@ class LiveTree:
         self._upstreams = upstreams
         self._reader = reader
         self._idle: collections.OrderedDict[Inode, None] = collections.OrderedDict()
+        self._events = events
         self._statvfs: tuple[float, os.statvfs_result] | None = None
+        self._entries: collections.OrderedDict[int, Entries] = collections.OrderedDict()
+        self._entries_count = 0
+        self._xattrs: collections.OrderedDict[tuple[int, bytes], _Xattr] = collections.OrderedDict()
+        self._told: set[tuple[int, int]] = set()
 
     @property
     def inodes(self) -> int:
@@ -79,6 +103,7 @@ class LiveTree:
         _, kinds = await self._upstreams.call(_xattr_kinds)
         self.has_xattrs = bool(kinds)
         self.has_acls = ACL_XATTR in kinds
+        await self.statvfs()
 
     def get(self, number: int) -> Inode:
         """The inode that the kernel means; ESTALE if it is not known."""
@@ -110,10 +135,18 @@ class LiveTree:
         """What has this name in a directory; None if nothing has. To be counted or released at once."""
         place = Place(parent.place, name)
         asked = trio.current_time()
+        known = self.table.known(parent, name)
         try:
-            server, attributes = await self._upstreams.call(lambda server: server.stat(place))
+            server, attributes = await self._upstreams.call(
+                lambda server: server.stat(place), wait=known is None
+            )
         except FileNotFoundError:
             return None
+        except NoServerError:
+            assert known is not None
+            return known
+        if known is not None and not known.is_at_home(server) and not known.may_be(server, attributes):
+            self._tell_difference(known, server)
         return self.table.remember(parent, name, server, attributes, asked)
 
     async def refresh(self, inode: Inode) -> None:
@@ -126,7 +159,16 @@ class LiveTree:
         if asked - inode.fetched < self.ttl:
             return
         opened = inode.opened
-        server, attributes = await self._ask(inode, lambda server: _stat(server, inode, opened))
+
+        def work(server: Server) -> os.stat_result:
+            attributes = _stat(server, inode, opened)
+            self._refuse_other(server, inode, attributes)
+            return attributes
+
+        try:
+            server, attributes = await self._ask(inode, work, wait=False)
+        except NoServerError:
+            return
         self.table.confirm(inode, server, attributes, asked)
 
     async def target(self, inode: Inode) -> bytes:
@@ -140,20 +182,51 @@ class LiveTree:
 
     async def xattr(self, inode: Inode, name: bytes) -> bytes:
         """The value of an extended attribute."""
-        _, value = await self._ask(inode, lambda server: server.get_xattr(inode.place, name))
-        return value
+        return await self._ask_xattr(inode, name, lambda server: server.get_xattr(inode.place, name))
 
     async def xattrs(self, inode: Inode) -> list[bytes]:
         """The names of the extended attributes."""
-        _, names = await self._ask(inode, lambda server: server.list_xattrs(inode.place))
-        return [name for name in names if name not in HIDDEN_XATTRS]
+
+        def work(server: Server) -> bytes:
+            return b"\0".join(name for name in server.list_xattrs(inode.place) if name not in HIDDEN_XATTRS)
+
+        names = await self._ask_xattr(inode, b"", work)
+        return names.split(b"\0") if names else []
+
+    async def _ask_xattr(self, inode: Inode, name: bytes, work: Callable[[Server], bytes]) -> bytes:
+        """Asks for extended attributes; what was answered before is the answer while no server answers."""
+        key = (inode.number, name)
+        before = self._xattrs.get(key)
+        if before is not None and before.stamps != stamps(inode.attributes):
+            before = None
+        value: bytes | None = None
+        error = 0
+        try:
+            _, value = await self._ask(inode, work, wait=before is None)
+        except NoServerError:
+            assert before is not None
+            value, error = before.value, before.error
+        except OSError as caught:
+            error = caught.errno or errno.EIO
+            if error not in (errno.ENODATA, errno.EOPNOTSUPP):
+                raise
+        if value is None or len(value) <= XATTR_SIZE:
+            self._xattrs[key] = _Xattr(stamps(inode.attributes), value, error)
+            self._xattrs.move_to_end(key)
+            if len(self._xattrs) > REMEMBERED_XATTRS:
+                self._xattrs.popitem(last=False)
+        if value is None:
+            raise OSError(error, os.strerror(error))
+        return value
 
     async def statvfs(self) -> os.statvfs_result:
         """The file system's figures; those of before, if no server answers."""
         now = trio.current_time()
         if self._statvfs is None or now - self._statvfs[0] >= self.ttl:
             try:
-                _, figures = await self._upstreams.call(lambda server: server.statvfs())
+                _, figures = await self._upstreams.call(
+                    lambda server: server.statvfs(), wait=self._statvfs is None
+                )
             except OSError:
                 if self._statvfs is None:
                     raise
@@ -176,7 +249,11 @@ class LiveTree:
             # If it changed, it may on NFS be another file with the number of one that is gone. But where
             # opening fails, others may still be reading from what is open.
             if inode.opened is None or not _is_current(inode.opened, inode):
-                inode.opened = await self._open_source(inode)
+                try:
+                    inode.opened = await self._open_source(inode)
+                except NoServerError:
+                    # What is cached of it can be read all the same; the rest is opened when it is wanted.
+                    inode.opened = None
         except BaseException:
             self.close(inode)
             raise
@@ -213,7 +290,7 @@ class LiveTree:
         return await self._reader.read(_Content(self, inode), offset, end)
 
     async def next_entries(
-        self, inode: Inode, listing: Listing | None, known: Sequence[bytes]
+        self, inode: Inode, listing: Listing | None, known: Sequence[bytes], *, wait: bool
     ) -> tuple[Listing, list[tuple[bytes, os.stat_result]], bool]:
         """The next names of a directory, with attributes, and whether they are the last ones.
 
@@ -221,21 +298,47 @@ class LiveTree:
             inode: the directory.
             listing: from the last call; None to begin, or after an error. Not to be used again if this fails.
             known: the names that came before, which are left out where another listing takes over.
+            wait: whether to wait if no server answers.
+
+        Raises:
+            NoServerError: none does, and ``wait`` is false.
         """
         held = [] if listing is None else [listing]
 
         def work(server: Server) -> tuple[Listing, list[tuple[bytes, os.stat_result]]]:
-            going_on = held.pop() if held and held[0].server is server else None
+            going_on = _take_over(held, server)
             if going_on is not None:
                 return going_on, going_on.next(LISTED_AT_ONCE, ())
             begun = server.begin_listing(inode.place)
             return begun, begun.next(LISTED_AT_ONCE, frozenset(known))
 
-        _, (listing, batch) = await self._ask(inode, work)
+        _, (listing, batch) = await self._ask(inode, work, wait=wait)
         return listing, batch, len(batch) < LISTED_AT_ONCE
 
+    def remember_entries(
+        self, inode: Inode, server: Server, asked: float, entries: list[tuple[bytes, os.stat_result]]
+    ) -> None:
+        """Keeps what a directory holds for the time when no server answers."""
+        before = self._entries.pop(inode.number, None)
+        self._entries_count -= len(before[2]) if before is not None else 0
+        self._entries[inode.number] = (server, asked, entries)
+        self._entries_count += len(entries)
+        while self._entries_count > REMEMBERED_ENTRIES:
+            _, (_, _, oldest) = self._entries.popitem(last=False)
+            self._entries_count -= len(oldest)
+
+    def remembered_entries(self, inode: Inode) -> "Entries | None":
+        """Who said last what a directory holds, when it was asked, and what it said."""
+        return self._entries.get(inode.number)
+
     async def _ask(
-        self, inode: Inode, work: Callable[[Server], T], *, reading: bool = False
+        self,
+        inode: Inode,
+        work: Callable[[Server], T],
+        *,
+        reading: bool = False,
+        small: bool = False,
+        wait: bool = True,
     ) -> tuple[Server, T]:
         """Has a server do work on a known inode.
 
@@ -243,13 +346,13 @@ class LiveTree:
         look it up again, and only that lookup can say that a name does not exist.
         """
         try:
-            return await self._upstreams.call(work, reading=reading)
+            return await self._upstreams.call(work, reading=reading, small=small, wait=wait)
         except (FileNotFoundError, NotADirectoryError):
             raise ReplacedError from None
 
     async def _open_source(self, inode: Inode) -> Opened:
         asked = trio.current_time()
-        server, opened = await self._ask(inode, lambda server: self._open_same(server, inode))
+        server, opened = await self._ask(inode, lambda server: self._open_same(server, inode), wait=False)
         self.table.confirm(inode, server, opened.attributes, asked)
         return opened
 
@@ -257,15 +360,43 @@ class LiveTree:
         """Opens what stands in an inode's place, if it still is that inode. Blocks."""
         opened = server.open(inode.place)
         if not self.table.is_same(inode, server, opened.attributes):
-            raise ReplacedError if server is inode.home else ReplicaDiffersError
+            if inode.is_at_home(server):
+                raise ReplacedError
+            self._tell_difference(inode, server)
+            raise ReplicaDiffersError
         return opened
+
+    def _refuse_other(self, server: Server, inode: Inode, attributes: os.stat_result) -> None:
+        """Refuses a copy that is not what the server has that the file is known from.
+
+        Raises:
+            ReplicaDiffersError: it is not.
+        """
+        if not inode.is_at_home(server) and not same_object(inode.attributes, attributes):
+            self._tell_difference(inode, server)
+            raise ReplicaDiffersError
+
+    def _tell_difference(self, inode: Inode, server: Server) -> None:
+        """Says that a server's copy of a file differs, once for each; from any thread."""
+        key = (inode.number, server.birth)
+        if key in self._told or len(self._told) >= TOLD_DIFFERENCES:
+            return
+        self._told.add(key)
+        path = inode.place.path()
+        self._events.warning(
+            f"{path} differs on {server.source} and {inode.home.source}: they are not mixed",
+            "other",
+            path=path,
+            server=server.source,
+            before=inode.home.source,
+        )
 
     def _read_source(
         self, server: Server, inode: Inode, offset: int, length: int
     ) -> tuple[Opened, bytes, os.stat_result]:
         """Reads from the source that is open, or opens it first. Blocks."""
         opened = inode.opened
-        if opened is not None and opened.server is server:
+        if opened is not None and opened.server is server and opened.current:
             try:
                 return opened, *opened.read(offset, length)
             except OSError as error:
@@ -286,8 +417,7 @@ class LiveTree:
 
         def work(server: Server) -> tuple[Opened, list[tuple[bytes, bytes]], os.stat_result]:
             opened, data, attributes = self._read_source(server, inode, offset, length)
-            if server is not inode.home and not same_object(inode.attributes, attributes):
-                raise ReplicaDiffersError
+            self._refuse_other(server, inode, attributes)
             if len(data) < min(length, attributes.st_size - offset):
                 # Never to be shown: the kernel would fill it up with zeros.
                 raise OSError(errno.EIO, f"it gave only a part of {inode.place.path()}")
@@ -295,10 +425,16 @@ class LiveTree:
             return opened, [(block, native.digest(block)) for block in blocks], attributes
 
         asked = trio.current_time()
-        server, (opened, blocks, attributes) = await self._ask(inode, work, reading=True)
+        server, (opened, blocks, attributes) = await self._ask(
+            inode, work, reading=True, small=length <= SMALL
+        )
         server.reads += 1
         server.bytes_read += sum(len(block) for block, _ in blocks)
-        if inode.handles > 0:
+        before = inode.opened
+        # One late answer is no reason to open it anew on the server that is asked next.
+        if inode.handles > 0 and (
+            before is None or not before.current or opened.server is self._upstreams.current
+        ):
             inode.opened = opened
         self.table.confirm(inode, server, attributes, asked)
         # If the file was changed meanwhile, this is not the content that was asked for.
@@ -333,16 +469,38 @@ class _Content:
         return await self._tree.fetch(self._inode, self._version, numbers[0], len(numbers))
 
 
+class _Xattr(NamedTuple):
+    """What was said about an extended attribute of a file with these stamps: its value, or an errno."""
+
+    stamps: tuple[int, int, int]
+    value: bytes | None
+    error: int
+
+
+def _take_over(held: list[Listing], server: Server) -> Listing | None:
+    """The listing that a server can go on with; it is taken from the list, so that nobody else does."""
+    try:
+        listing = held.pop()
+    except IndexError:
+        return None
+    if listing.server is server and listing.serial == server.serial:
+        return listing
+    held.append(listing)
+    return None
+
+
 def _is_current(opened: Opened, inode: Inode) -> bool:
     """Whether an open source has not changed since, as far as is known."""
-    if opened.server is inode.home:
+    if not opened.current:
+        return False
+    if inode.is_at_home(opened.server):
         return stamps(opened.attributes) == stamps(inode.attributes)
     return same_object(opened.attributes, inode.attributes)
 
 
 def _stat(server: Server, inode: Inode, opened: Opened | None) -> os.stat_result:
     """The attributes of an inode; of the open file itself if there is one, for it may have lost its name."""
-    if opened is not None and opened.server is server and server is inode.home:
+    if opened is not None and opened.server is server and opened.current and inode.is_at_home(server):
         try:
             return os.fstat(opened.fd)
         except OSError as error:

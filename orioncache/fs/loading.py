@@ -1,8 +1,9 @@
 """From source directories to the release that they hold, and to the servers that have it."""
 
+import contextlib
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -12,14 +13,18 @@ from orioncache.native import digests
 from orioncache.release import format as layout
 from orioncache.release.detect import MANIFEST, SIGNATURE, is_release
 from orioncache.release.format import ManifestError
+from orioncache.release.holding import hold
 from orioncache.release.manifest import Manifest
 from orioncache.upstream import Place, Server
 
 # Bytes of a manifest that are asked of a server at once.
 PIECE = 1 << 20
 
-# Seconds that further servers are given to say what they hold, once one has.
-GRACE = 1.0
+# Seconds that further servers are given to say what they hold, once one has; and until the next one is asked
+# for its manifest as well, from one that has not begun to answer, and from one that has.
+GRACE = 0.1
+NEXT = 0.1
+NEXT_AFTER_HEADER = 2.0
 
 AGAIN = "build the release anew, or copy it to the server again"
 UNSIGNED = "sign it with orioncache release sign, or say verify=off if you trust it as it is"
@@ -50,9 +55,10 @@ async def are_releases(servers: Sequence[Server], patience: float) -> bool:
             kinds[server.source] = await server.call(lambda s: is_release(s.directory), patience=patience)
         except OSError as error:
             failures.append(error)
-        else:
-            # A dead server must not hold up a boot that another one can serve.
-            scope.deadline = min(scope.deadline, trio.current_time() + GRACE)
+            return
+        # A dead server must not hold up a boot that another one can serve.
+        grace = 0.0 if kinds[server.source] else GRACE
+        scope.deadline = min(scope.deadline, trio.current_time() + grace)
 
     async with trio.open_nursery() as nursery:
         for server in servers:
@@ -64,11 +70,12 @@ async def are_releases(servers: Sequence[Server], patience: float) -> bool:
 
 async def load_release(
     servers: Sequence[Server], patience: float, events: Events, *, key: bytes | None = None
-) -> tuple[Manifest, list[Server]]:
-    """The manifest of the first server that has a good one, and the servers that may have its blocks.
+) -> tuple[Manifest, Server]:
+    """The manifest of the first server that gives a good one, and that server.
 
-    Servers with another manifest are left out, with an event. One that does not answer is kept: what it gives
-    later is verified like everything else.
+    They are asked in the user's order, each next one a moment after one that does not answer. Those found to
+    have something else are quarantined for good, with an event. One that does not answer is left as it is:
+    :func:`vetting` looks at it when it does, and what it gives is verified like everything else.
 
     Args:
         servers: in the user's order.
@@ -80,42 +87,103 @@ async def load_release(
         UserError: no server has a manifest that can be used.
     """
     refused: list[tuple[Server, _RefusedError]] = []
-    silent: list[Server] = []
-    manifest = None
-    for server in servers:
+    silent: dict[Server, OSError] = {}
+    found: list[tuple[Manifest, Server]] = []
+
+    async def load(server: Server, scope: trio.CancelScope, begun: trio.Event, ended: trio.Event) -> None:
         try:
-            manifest = await server.call(lambda s: _load(s, key), patience=patience)
-            break
+            await server.call(_digest, patience=patience)
+            begun.set()
+            found.append((await server.call(lambda s: _load(s, key), patience=patience), server))
+            scope.cancel()
         except _RefusedError as error:
             refused.append((server, error))
         except OSError as error:
-            silent.append(server)
-            events.warning(f"{server.source}: its manifest could not be read: {error.strerror}")
-    if manifest is None:
-        if refused:
-            raise UserError(f"{refused[0][0].source}: {refused[0][1]}", refused[0][1].mend)
-        raise UserError(f"{silent[0].source}: no manifest could be read", "check the server and the network")
-    for other, reason in refused:
-        events.warning(f"{other.source} is left out: {reason}")
-    out = {other for other, _ in refused}
-    rest = [other for other in servers if other not in out and other not in silent and other is not server]
-    digest = manifest.header.digest
-
-    async def compare(other: Server) -> None:
-        try:
-            found = await other.call(_digest, patience=patience)
-        except OSError as error:
-            events.warning(f"{other.source}: its manifest could not be read: {error.strerror}")
-            return
-        if found != digest:
-            out.add(other)
-            why = f"it has another release than {server.source}" if found else "it is no release"
-            events.warning(f"{other.source} is left out: {why}")
+            silent[server] = error
+        begun.set()
+        ended.set()
 
     async with trio.open_nursery() as nursery:
-        for other in rest:
-            nursery.start_soon(compare, other)
-    return manifest, [other for other in servers if other not in out]
+        for server in servers:
+            begun, ended = trio.Event(), trio.Event()
+            nursery.start_soon(load, server, nursery.cancel_scope, begun, ended)
+            with trio.move_on_after(NEXT):
+                await begun.wait()
+            if begun.is_set():
+                with trio.move_on_after(NEXT_AFTER_HEADER):
+                    await ended.wait()
+    for server, error in silent.items():
+        events.warning(f"{server.source}: its manifest could not be read: {error.strerror}", "server")
+    if not found:
+        if refused:
+            raise UserError(f"{refused[0][0].source}: {refused[0][1]}", refused[0][1].mend)
+        raise UserError(f"{servers[0].source}: no manifest could be read", "check the server and the network")
+    manifest, first = found[0]
+    for server, reason in refused:
+        _leave_out(server, str(reason), events)
+    vet = vetting(manifest, first)
+
+    async def compare(server: Server) -> None:
+        with contextlib.suppress(OSError):
+            reason = await server.call(vet, patience=patience)
+            if reason is not None:
+                _leave_out(server, reason, events)
+
+    with trio.move_on_after(GRACE):
+        async with trio.open_nursery() as nursery:
+            for server in servers:
+                if server is not first and server not in silent and not server.health.excluded:
+                    nursery.start_soon(compare, server)
+    return manifest, first
+
+
+async def hold_all(servers: Sequence[Server], patience: float) -> list[int]:
+    """Locks the release on each server that keeps it on a local file system (``orioncache.release.holding``).
+
+    Raises:
+        UserError: one is just being removed.
+    """
+    held: list[int] = []
+    failures: list[UserError] = []
+
+    async def lock(server: Server, scope: trio.CancelScope) -> None:
+        with contextlib.suppress(OSError):
+            try:
+                held.extend(await server.call(lambda s: hold([(s.source, s.directory)]), patience=patience))
+            except UserError as error:
+                failures.append(error)
+            scope.deadline = min(scope.deadline, trio.current_time() + GRACE)
+
+    async with trio.open_nursery() as nursery:
+        for server in servers:
+            if not server.health.excluded:
+                nursery.start_soon(lock, server, nursery.cancel_scope)
+    if failures:
+        raise failures[0]
+    return held
+
+
+def vetting(manifest: Manifest, first: Server) -> Callable[[Server], str | None]:
+    """What says why a server cannot serve this release, or None if it can; it blocks.
+
+    Args:
+        manifest: of the release.
+        first: where it is from.
+    """
+    digest = manifest.header.digest
+
+    def vet(server: Server) -> str | None:
+        found = _digest(server)
+        if found == digest:
+            return None
+        return f"it has another release than {first.source}" if found else "it is no release"
+
+    return vet
+
+
+def _leave_out(server: Server, reason: str, events: Events) -> None:
+    server.health.quarantine(server.clock(), reason, for_good=True)
+    events.warning(f"{server.source} is left out: {reason}", "quarantine", server=server.source)
 
 
 def _load(server: Server, key: bytes | None) -> Manifest:

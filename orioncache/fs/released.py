@@ -23,6 +23,12 @@ STATFS_BLOCK = 4096
 # Packs that are kept open, for each server.
 OPEN_PACKS = 64
 
+# A read of so many bytes takes a round trip and no more.
+SMALL = 64 << 10
+
+# Missing packs that are told of.
+TOLD = 256
+
 _PACKS_PLACE = Place(Place(), PACKS.encode())
 
 
@@ -71,6 +77,8 @@ class ReleaseTree:
         self._upstreams = upstreams
         self._reader = reader
         self._events = events
+        self._missing: set[tuple[int, int]] = set()
+        self._condemned: set[int] = set()
         self._packs_lock = threading.Lock()
         self._packs: collections.OrderedDict[tuple[int, int], Opened] = collections.OrderedDict()
 
@@ -198,7 +206,8 @@ class ReleaseTree:
 
         failure = errno.EIO
         try:
-            server, count = await self._upstreams.call(work, reading=True)
+            small = sum(block.length for _, block in blocks) <= SMALL
+            server, count = await self._upstreams.call(work, reading=True, small=small)
             server.reads += 1
             server.bytes_read += count
         except OSError as error:
@@ -226,15 +235,12 @@ class ReleaseTree:
             if digests.digest(self.manifest.header.digest_kind, part) == block.digest:
                 good[at] = part
             else:
-                server.mismatches += 1
-                self._events.warning(
-                    f"{server.source}: block {at} of {self._path(number)} is damaged; asking the next server"
-                )
+                self._condemn(server, number, at, block, part)
         return len(data)
 
     def _read_pack(self, server: Server, pack: int, offset: int, length: int) -> bytes:
         """Bytes of a pack, fewer if it is shorter than the manifest says. Blocks."""
-        key = server.index, pack
+        key = server.serial, pack
         with self._packs_lock:
             opened = self._packs.get(key)
         if opened is not None:
@@ -248,13 +254,34 @@ class ReleaseTree:
             opened = server.open(Place(_PACKS_PLACE, pack_name(identity)), follow=True)
         except FileNotFoundError:
             # This server's trouble alone: the next one may have it.
-            self._events.warning(f"{server.source} has no pack {identity.hex()}")
+            if key not in self._missing and len(self._missing) < TOLD:
+                self._missing.add(key)
+                self._events.warning(f"{server.source} has no pack {identity.hex()}", server=server.source)
             raise ReplicaDiffersError from None
         with self._packs_lock:
             self._packs[key] = opened
             if len(self._packs) > OPEN_PACKS * len(self._upstreams.servers):
                 self._packs.popitem(last=False)
         return opened.read(offset, length)[0]
+
+    def _condemn(self, server: Server, number: int, at: int, block: Block, part: bytes) -> None:
+        """A server gave something else than the manifest says: that is proof enough."""
+        assert block.digest is not None
+        server.mismatches += 1
+        if server.serial in self._condemned:
+            return
+        self._condemned.add(server.serial)
+        path = self._path(number)
+        got = digests.digest(self.manifest.header.digest_kind, part).hex()
+        expected = block.digest.hex()
+        self._upstreams.quarantine(
+            server,
+            f"block {at} of {path} is damaged: its digest is {got}, not {expected}",
+            path=path,
+            block=at,
+            expected=expected,
+            got=got,
+        )
 
     def _path(self, number: int) -> str:
         try:

@@ -15,17 +15,16 @@ from orioncache.control.server import ControlServer
 from orioncache.errors import UserError
 from orioncache.events import SHOWN, Events
 from orioncache.fs.live import LiveTree
-from orioncache.fs.loading import UNSIGNED, are_releases, load_release
+from orioncache.fs.loading import UNSIGNED, are_releases, hold_all, load_release, vetting
 from orioncache.fs.operations import Operations
 from orioncache.fs.pyfuse import Mount
 from orioncache.fs.reader import BlockReader
 from orioncache.fs.released import ReleaseTree
 from orioncache.native.live import LiveSession
 from orioncache.options import Options
-from orioncache.release.holding import hold
 from orioncache.release.key import read_public_key
 from orioncache.store import BlockStore
-from orioncache.upstream import ProcPaths, Server, UpstreamSet
+from orioncache.upstream import Policy, ProcPaths, Server, UpstreamSet
 
 log = logging.getLogger("orioncache")
 
@@ -69,8 +68,9 @@ class Cache:
         self._metrics = metrics
         self._started = time.monotonic()
         self._events = Events()
-        servers = [Server(source, index, options.readers, proc) for index, source in enumerate(sources)]
-        self._upstreams = UpstreamSet(servers, options.read_timeout, self._events)
+        self._proc = proc
+        self._servers = [self._open_server(source, index, None) for index, source in enumerate(sources)]
+        self._upstreams = self._make_set(None)
         self._store = BlockStore(options.cache_size, options.compressed_size)
         self._reader = BlockReader(self._store, options.block_size)
         self._tree: LiveTree | ReleaseTree | None = None
@@ -95,12 +95,33 @@ class Cache:
             )
         if self.options.upload:
             self._events.warning("nothing is uploaded: only the native engine records, and only of a release")
-        try:
-            self._tree = tree = await self._open_tree()
-        except OSError as error:
-            raise UserError(
-                f"{self.sources[0]}: {error.strerror}", "check the server and the network"
-            ) from None
+        failure: UserError | None = None
+        async with trio.open_nursery() as nursery:
+            try:
+                try:
+                    self._tree = tree = await self._open_tree(nursery)
+                except OSError as error:
+                    text = f"{self.sources[0]}: {error.strerror}"
+                    raise UserError(text, "check the server and the network") from None
+                await self._serve_tree(tree, ready, stop_on)
+            except UserError as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            # Not from within the nursery, which would wrap it.
+            raise failure
+        for fd in self._held:
+            os.close(fd)
+        self._events.info(f"{self.mountpoint}: ended")
+
+    @property
+    def upstreams(self) -> UpstreamSet:
+        """The servers, which may be added to, removed, drained and replaced from any thread."""
+        return self._upstreams
+
+    async def _serve_tree(
+        self, tree: LiveTree | ReleaseTree, ready: Callable[[], None], stop_on: Sequence[signal.Signals]
+    ) -> None:
         self._operations = operations = Operations(tree)
         with ControlServer(self.options.control, self.status, metrics=self._metrics, events=self._events):
             behind_c = self.options.engine == "native" and isinstance(tree, LiveTree)
@@ -116,9 +137,6 @@ class Cache:
                     nursery.cancel_scope.cancel()
             finally:
                 mount.close()
-        for fd in self._held:
-            os.close(fd)
-        self._events.info(f"{self.mountpoint}: ended")
 
     def _live_session(self) -> LiveSession | None:
         """C before pyfuse3; None where the system's limits forbid it, and pyfuse3 has the device itself."""
@@ -144,21 +162,7 @@ class Cache:
             "engine": "native" if self._mount is not None and self._mount.native else "python",
             **_kind(self._tree),
             "options": vars(self.options),
-            "servers": [
-                {
-                    "source": server.source,
-                    "state": server.state.value,
-                    "current": server is self._upstreams.current,
-                    "calls": server.calls,
-                    "reads": server.reads,
-                    "bytes": server.bytes_read,
-                    "errors": server.errors,
-                    "timeouts": server.timeouts,
-                    "mismatches": server.mismatches,
-                    "latency_ms": server.latency_ms(),
-                }
-                for server in self._upstreams.servers
-            ],
+            **self._upstreams.statistics(),
             "cache": self._store.statistics().as_dict(),
             "fuse": {
                 "upcalls": upcalls,
@@ -169,26 +173,34 @@ class Cache:
             "events": self._events.last(SHOWN),
         }
 
-    async def _open_tree(self) -> LiveTree | ReleaseTree:
-        """Finds out what the sources hold.
+    def _open_server(self, source: str, index: int, root: int | None) -> Server:
+        return Server(source, index, self.options.readers, self._proc, root=root)
+
+    def _make_set(self, vet: Callable[[Server], str | None] | None) -> UpstreamSet:
+        return UpstreamSet(
+            self._servers, Policy.of(self.options), self._events, vet=vet, add=self._open_server
+        )
+
+    async def _open_tree(self, nursery: trio.Nursery) -> LiveTree | ReleaseTree:
+        """Finds out what the sources hold, and has the servers looked after from then on.
 
         Raises:
             OSError: no server could answer.
             UserError: what they hold cannot be used.
         """
-        options, servers = self.options, self._upstreams.servers
+        options, servers = self.options, self._servers
         key = read_public_key(options.key) if options.key and options.verify == "on" else None
         if not await are_releases(servers, options.read_timeout):
             if key is not None:
                 raise UserError(f"{self.sources[0]} is no release, so nothing of it is signed", UNSIGNED)
-            tree = LiveTree(self._upstreams, self._reader, options.attr_ttl)
+            nursery.start_soon(self._upstreams.run)
+            tree = LiveTree(self._upstreams, self._reader, options.attr_ttl, self._events)
             await tree.start()
             return tree
-        manifest, servers = await load_release(servers, options.read_timeout, self._events, key=key)
-        with trio.move_on_after(options.read_timeout):
-            pairs = [(server.source, server.directory) for server in servers]
-            self._held = await trio.to_thread.run_sync(hold, pairs, abandon_on_cancel=True)
-        self._upstreams = UpstreamSet(servers, options.read_timeout, self._events)
+        manifest, first = await load_release(servers, options.read_timeout, self._events, key=key)
+        self._held = await hold_all(servers, options.read_timeout)
+        self._upstreams = self._make_set(vetting(manifest, first))
+        nursery.start_soon(self._upstreams.run)
         self._reader = BlockReader(self._store, manifest.header.block_size)
         return ReleaseTree(manifest, self._upstreams, self._reader, self._events)
 

@@ -13,13 +13,13 @@ import trio
 
 from orioncache.errors import UserError
 from orioncache.events import Events
-from orioncache.fs.loading import are_releases, load_release
+from orioncache.fs.loading import are_releases, load_release, vetting
 from orioncache.fs.reader import BlockReader
 from orioncache.fs.released import ReleasedNode, ReleaseTree
 from orioncache.native import digests
 from orioncache.release.holding import hold
 from orioncache.store import BlockStore
-from orioncache.upstream import Opened, ProcPaths, Server, ServerState, UpstreamSet
+from orioncache.upstream import Opened, Policy, ProcPaths, Server, ServerState, UpstreamSet
 from tests.release_writer import directory, file, seal, symlink, write_manifest, write_release
 
 BLOCK = 4096
@@ -46,10 +46,13 @@ class Scene:
         self.store = BlockStore(1 << 20, 0)
 
     async def open(self, **how) -> ReleaseTree:
-        manifest, self.used = await load_release(self.servers, 5.0, self.events, **how)
+        manifest, self.first = await load_release(self.servers, 5.0, self.events, **how)
+        self.used = [server for server in self.servers if not server.health.excluded]
+        vet = vetting(manifest, self.first)
+        self.upstreams = UpstreamSet(self.servers, Policy(give_up=1.0), self.events, vet=vet)
         return ReleaseTree(
             manifest,
-            UpstreamSet(self.used, 5.0, self.events),
+            self.upstreams,
             BlockReader(self.store, manifest.header.block_size),
             self.events,
         )
@@ -133,7 +136,7 @@ async def test_a_damaged_block_comes_from_the_next_server(scene: Scene) -> None:
     scene.damage(0, scene.pack.index(b"\3" * BLOCK) + 5)
     assert await content(tree, "bin/sh") == CONTENT
     assert [server.mismatches for server in scene.servers] == [1, 0]
-    assert f"{scene.servers[0].source}: block 2 of /bin/sh is damaged" in scene.said()
+    assert f"{scene.servers[0].source} is quarantined: block 2 of /bin/sh is damaged" in scene.said()
     assert scene.servers[1].reads == 1
     assert scene.servers[1].bytes_read == BLOCK
 
@@ -159,14 +162,16 @@ async def test_no_good_copy_costs_that_block_alone(scene: Scene) -> None:
 async def test_a_pack_that_is_missing_or_cut_short(scene: Scene) -> None:
     tree = await scene.open()
     pack = scene.pack_of(0)
-    os.truncate(pack, BLOCK + 9)
-    assert await content(tree, "bin/sh") == CONTENT
-    scene.store = tree._reader.store = BlockStore(1 << 20, 0)
-    tree._packs.clear()
-    pack.unlink()
+    pack.rename(pack.with_name("elsewhere"))
     assert await content(tree, "bin/sh") == CONTENT
     assert "has no pack" in scene.said()
-    assert scene.servers[0].state is ServerState.UP, "it still answers"
+    assert scene.servers[0].health.state is ServerState.GOOD, "it still answers"
+    pack.with_name("elsewhere").rename(pack)
+    os.truncate(pack, BLOCK + 9)
+    scene.store = tree._reader.store = BlockStore(1 << 20, 0)
+    assert await content(tree, "bin/sh") == CONTENT
+    assert scene.servers[0].health.state is ServerState.QUARANTINED
+    assert scene.said().count("is quarantined") == 1, "one proof is enough"
 
 
 async def test_a_pack_may_be_a_link(tmp_path: Path) -> None:
@@ -199,20 +204,21 @@ async def test_many_readers_of_a_cold_block_cost_one_read(
     assert len(reads) == 1
 
 
-async def test_a_server_that_fails_is_followed_by_the_next(scene: Scene) -> None:
+async def test_a_server_that_fails_is_followed_by_the_next(scene: Scene, nursery: trio.Nursery) -> None:
     tree = await scene.open()
+    nursery.start_soon(scene.upstreams.run)
 
     def broken(self: Server, place: object, *, follow: bool = False) -> Opened:
         raise OSError(errno.EHOSTUNREACH, "gone")
 
     scene.servers[0].open = broken.__get__(scene.servers[0])  # type: ignore[method-assign]
     assert await content(tree, "motd") == b"hello\n"
-    assert scene.servers[0].state is ServerState.SUSPECT
+    assert scene.servers[0].health.state is ServerState.SUSPECT
     scene.servers[1].open = broken.__get__(scene.servers[1])  # type: ignore[method-assign]
     tree._packs.clear()
     with pytest.raises(OSError) as failed:
         await content(tree, "bin/sh")
-    assert failed.value.errno == errno.EHOSTUNREACH
+    assert failed.value.errno == errno.EIO
 
 
 async def test_a_release_counts_and_a_plain_tree_beside_it_is_left_out(tmp_path: Path) -> None:
@@ -223,8 +229,9 @@ async def test_a_release_counts_and_a_plain_tree_beside_it_is_left_out(tmp_path:
     assert not await are_releases([plain], 5.0)
     both = [plain, *scene.servers]
     assert await are_releases(both, 5.0)
-    _, used = await load_release(both, 5.0, scene.events)
-    assert used == scene.servers
+    _, first = await load_release(both, 5.0, scene.events)
+    assert [first] == scene.servers
+    assert plain.health.state is ServerState.QUARANTINED
     assert f"{plain.source} is left out: it is no release" in scene.said()
 
 

@@ -1,29 +1,23 @@
-"""Which server is asked, for how long, and what happens when it fails. Servers are local directories."""
+"""One server and its threads, and sets of real ones. Servers are local directories; for policy see
+test_upstream_policy.py.
+"""
 
 import errno
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 
+from orioncache.errors import UserError
 from orioncache.events import Events
-from orioncache.upstream import (
-    Place,
-    ProcPaths,
-    ReplacedError,
-    ReplicaDiffersError,
-    Server,
-    ServerState,
-    UpstreamSet,
-    rank,
-)
+from orioncache.upstream import Place, Policy, ProcPaths, ReplacedError, Server, UpstreamSet
+from orioncache.upstream.pool import GIVEN_UP_MOST
 from tests.waiting import wait_until
 
 NAMES = ("a", "b", "c")
-PATIENCE = 0.3
+PATIENCE = 5.0
 
 
 @pytest.fixture
@@ -34,126 +28,101 @@ def servers(tmp_path: Path) -> list[Server]:
     return [Server(str(tmp_path / name), index, 2, ProcPaths()) for index, name in enumerate(NAMES)]
 
 
-def _set(servers: list[Server]) -> UpstreamSet:
-    return UpstreamSet(servers, PATIENCE, Events())
+async def test_hung_thread_is_given_up_and_replaced_up_to_a_bound(servers: list[Server]) -> None:
+    hung, asked = threading.Event(), []
+
+    def work(server: Server) -> None:
+        asked.append(server)
+        hung.wait()
+
+    server = servers[0]
+    with trio.fail_after(10):
+        for _ in range(12):
+            # Two at a time get stuck; then none is left, until they are given up.
+            with pytest.raises(OSError) as caught:
+                await server.call(work, patience=0.02, reading=True)
+            assert caught.value.errno == errno.ETIMEDOUT
+            server.give_up(server.clock() - 0.001)
+        assert len(asked) == 2 * GIVEN_UP_MOST + 2
+        assert (server.stuck, server.abandoned) == (8, 8)
+        # Another kind of question has threads of its own.
+        assert (await server.call(lambda s: s.stat(Place()), patience=5)).st_nlink
+        hung.set()
+        await server.call(lambda _: None, patience=5, reading=True)
+        wait_until(lambda: server.stuck == 0, "they are back", 5)
 
 
-def _failing(numbers: dict[int, int]) -> Callable[[Server], str]:
-    def work(server: Server) -> str:
-        if server.index in numbers:
-            raise OSError(numbers[server.index], os.strerror(numbers[server.index]))
-        return server.source[-1]
-
-    return work
-
-
-def test_rank_puts_suspects_last_and_the_current_first(servers: list[Server]) -> None:
-    a, b, c = servers
-    assert rank(servers, a) == [a, b, c]
-    assert rank(servers, c) == [c, a, b]
-    a.state = ServerState.SUSPECT
-    assert rank(servers, a) == [b, c, a]
-    b.state = c.state = ServerState.SUSPECT
-    assert rank(servers, b) == [b, a, c]
+async def test_mounted_anew_it_reads_from_the_new_root(servers: list[Server], tmp_path: Path) -> None:
+    server = Server(str(tmp_path / "a"), 77, 2, ProcPaths())
+    opened = server.open(Place(Place(), b"file"))
+    hung = threading.Event()
+    with trio.move_on_after(0.1):
+        await server.call(lambda _: hung.wait(), patience=5, reading=True)
+    server.replace(os.open(tmp_path / "b", os.O_PATH))
+    assert not opened.current
+    read = await server.call(lambda s: s.open(Place(Place(), b"file")).read(0, 9), patience=5, reading=True)
+    assert read[0] == b"b"
+    hung.set()
+    del opened
+    # What the old mount had is closed, and its threads end.
+    wait_until(lambda: _threads("close-77") == 1, "one thread closes files", 5)
+    wait_until(lambda: _threads("read-77") <= 1, "one thread reads", 5)
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN])
-async def test_next_server_takes_over_and_stays(servers: list[Server], number: int) -> None:
-    upstreams = _set(servers)
-    server, answer = await upstreams.call(_failing({0: number}))
-    assert (server.index, answer) == (1, "b")
-    assert upstreams.current is servers[1]
-    assert servers[0].state is ServerState.SUSPECT
-    # It would work again, but is not asked.
-    assert (await upstreams.call(_failing({})))[1] == "b"
+async def test_files_are_read_although_a_server_hangs(servers: list[Server], nursery: trio.Nursery) -> None:
+    upstreams = UpstreamSet(servers, Policy(read_timeout=0.5), Events())
+    nursery.start_soon(upstreams.run)
+    hung = threading.Event()
 
-
-@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.ENODATA, errno.EINVAL])
-async def test_answers_about_the_file_are_answers(servers: list[Server], number: int) -> None:
-    upstreams = _set(servers)
-    with pytest.raises(OSError) as caught:
-        await upstreams.call(_failing({0: number}))
-    assert caught.value.errno == number
-    assert upstreams.current is servers[0]
-    assert servers[0].state is ServerState.UP
-
-
-async def test_first_failure_stands_if_all_fail(servers: list[Server]) -> None:
-    upstreams = _set(servers)
-    with pytest.raises(OSError) as caught:
-        await upstreams.call(_failing({0: errno.EIO, 1: errno.ENOTCONN, 2: errno.EHOSTDOWN}))
-    assert caught.value.errno == errno.EIO
-    assert [server.errors for server in servers] == [1, 1, 1]
-    assert (await upstreams.call(_failing({})))[1] == "a"
-    assert servers[0].state is ServerState.UP
-
-
-async def test_differing_copy_costs_no_trust(servers: list[Server]) -> None:
-    upstreams = _set(servers)
-
-    def work(server: Server) -> str:
-        if server.index < 2:
-            raise ReplicaDiffersError
-        return "c"
-
-    assert (await upstreams.call(work))[1] == "c"
-    assert [server.state for server in servers] == [ServerState.UP] * 3
-    assert upstreams.current is servers[0]
-
-
-async def test_hung_server_is_left_after_its_time_and_gets_its_thread_back(servers: list[Server]) -> None:
-    upstreams = _set(servers)
-    release = threading.Event()
-    asked: list[int] = []
-
-    def work(server: Server) -> str:
-        asked.append(server.index)
-        if server.index == 0:
-            release.wait()
-        return server.source[-1]
+    def work(server: Server) -> bytes:
+        if server is servers[0]:
+            hung.wait()
+        return server.open(Place(Place(), b"file")).read(0, 9)[0]
 
     with trio.fail_after(10):
-        for _ in range(3):
-            # All of its threads get stuck one by one; then there is none left to wait in.
-            servers[0].state = ServerState.UP
-            upstreams.current = servers[0]
-            assert (await upstreams.call(work))[1] == "b"
-        assert asked.count(0) == 2
-        assert servers[0].timeouts == 3
-        release.set()
-        servers[0].state = ServerState.UP
-        upstreams.current = servers[0]
-        while (await upstreams.call(work))[1] != "a":
-            servers[0].state = ServerState.UP
-            upstreams.current = servers[0]
+        for _ in range(50):
+            server, data = await upstreams.call(work, reading=True)
+            assert data == server.source[-1].encode() != b"a"
+        await trio.sleep(1.2)
+    assert servers[0].abandoned >= 1
+    assert servers[0].health.in_trouble
+    hung.set()
+    with trio.fail_after(10):
+        while servers[0].health.in_trouble:  # noqa: ASYNC110
+            await trio.sleep(0.02)
 
 
-async def test_busy_server_is_not_dead(servers: list[Server]) -> None:
-    upstreams = _set(servers)
-    finished: list[str] = []
+async def test_servers_come_and_go_from_other_threads(
+    servers: list[Server], tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    def add(source: str, number: int, root: int | None) -> Server:
+        return Server(source, number, 2, ProcPaths(), root=root)
 
-    def work(server: Server) -> str:
-        threading.Event().wait(PATIENCE / 3)
-        return server.source[-1]
+    upstreams = UpstreamSet(servers[:1], Policy(), Events(), add=add)
+    nursery.start_soon(upstreams.run)
+    await upstreams.call(lambda server: server.stat(Place()))
 
-    async def ask() -> None:
-        finished.append((await upstreams.call(work, reading=True))[1])
+    def change() -> None:
+        assert upstreams.add(str(tmp_path / "b")) == 1
+        assert upstreams.add("c, by its descriptor", os.open(tmp_path / "c", os.O_PATH)) == 2
+        upstreams.remove(0)
+        upstreams.drain(1, on=True)
+        with pytest.raises(UserError):
+            upstreams.add(str(tmp_path / "nowhere"))
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(16):
-            nursery.start_soon(ask)
-    assert finished == ["a"] * 16
-    assert servers[0].timeouts == 0
+    await trio.to_thread.run_sync(change)
+    server, data = await upstreams.call(lambda s: s.open(Place(Place(), b"file")).read(0, 9)[0])
+    assert (server.index, data) == (2, b"c")
+    shown = upstreams.statistics()["servers"]
+    assert isinstance(shown, list)
+    assert [(one["source"][-1], one["draining"], one["current"]) for one in shown] == [
+        ("b", True, False),
+        ("r", False, True),
+    ]
 
 
-async def test_only_server_is_waited_for(servers: list[Server]) -> None:
-    upstreams = _set(servers[:1])
-
-    def work(_: Server) -> str:
-        threading.Event().wait(2 * PATIENCE)
-        return "late"
-
-    assert (await upstreams.call(work))[1] == "late"
+def _threads(name: str) -> int:
+    return sum(thread.name == name for thread in threading.enumerate())
 
 
 async def test_cancelled_caller_costs_no_thread(servers: list[Server]) -> None:
