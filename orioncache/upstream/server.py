@@ -218,10 +218,14 @@ class Server(Member):
     # What follows blocks.
 
     def probe(self) -> None:
-        """Asks for something small that no cache of this machine answers: it takes a round trip."""
+        """Asks for something small that no cache of this machine answers."""
         opened = self._probed()
         if opened is None or not opened.current or not opened.attributes.st_size:
+            opened = None
+        if opened is None or not self.is_nfs:
+            # Of other file systems the kernel may have the bytes.
             os.fstatvfs(self.directory)
+        if opened is None:
             return
         try:
             os.pread(opened.fd, PROBED, 0)
