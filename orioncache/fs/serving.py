@@ -225,6 +225,8 @@ class Cache:
                 # In a thread: taking a mount away can mean requests for us.
                 await trio.to_thread.run_sync(mount.detach)
                 mount.stop()
+                # That finishes what it is asked, and shall not wait for servers to come back.
+                self._upstreams.end()
                 return
 
 

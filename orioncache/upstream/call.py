@@ -232,7 +232,7 @@ class Call:
         ]
         if retries:
             return min(retries)
-        if not self._wait:
+        if not self._wait or self._upstreams.ending:
             raise NoServerError
         if self.parked is None:
             self.parked = now

@@ -76,9 +76,11 @@ class _Mounted:
         readers, askers, probers: threads for file content, for all else, and for probes.
     """
 
-    def __init__(self, root: OpenPath, name: str, threads: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, root: OpenPath, name: str, threads: int, clock: Callable[[], float], *, is_nfs: bool
+    ) -> None:
         self.root = root
-        self.is_nfs = filesystem_type(os.fstat(root.fd).st_dev) in NFS_TYPES
+        self.is_nfs = is_nfs
         self.directories: collections.OrderedDict[Place, OpenPath] = collections.OrderedDict()
         self.lock = threading.Lock()
         self.closing: queue.SimpleQueue[int | None] = queue.SimpleQueue()
@@ -155,7 +157,8 @@ class Server(Member):
                 f"{source}: {error.strerror}", "a source is a directory, or where NFS is mounted"
             ) from None
         self.serial = self.birth = next(_serials)
-        self._mounted = _Mounted(opened, str(index), readers, clock)
+        is_nfs = filesystem_type(os.fstat(opened.fd).st_dev) in NFS_TYPES
+        self._mounted = _Mounted(opened, str(index), readers, clock, is_nfs=is_nfs)
         self._before: list[_Mounted] = []
         # A file that is open for others is good for probes, too.
         self._probed: Callable[[], Opened | None] = _nothing
@@ -163,8 +166,9 @@ class Server(Member):
 
     def replace(self, root: int) -> None:
         """It was mounted anew: from now on this descriptor is its root; it is taken over."""
-        fresh = _Mounted(OpenPath(root), str(self.index), self._readers, self.clock)
         old = self._mounted
+        # Nothing is asked of the descriptor here, and a node's /proc may be out of reach by now.
+        fresh = _Mounted(OpenPath(root), str(self.index), self._readers, self.clock, is_nfs=old.is_nfs)
         self._abandoned += sum(pool.abandoned for pool in old.pools)
         self._before = [one for one in (*self._before, old) if any(pool.stuck for pool in one.pools)]
         self._probed = _nothing

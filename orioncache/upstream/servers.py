@@ -52,6 +52,7 @@ class UpstreamSet:
         clock: seconds, which never go back.
         lagged: when the event loop was last found to be late, which is no fault of the servers'.
         waiting: calls that no trusted server has.
+        ending: whether those fail instead of waiting.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class UpstreamSet:
         self.clock = self.servers[0].clock
         self.lagged = float("-inf")
         self.waiting = 0
+        self.ending = False
         self._events = events
         self._vet = vet
         self._add = add
@@ -397,6 +399,11 @@ class UpstreamSet:
                 if server.health.in_trouble:
                     probing.hurry(soon)
             self.poke()
+
+    def end(self) -> None:
+        """Nothing waits from now on: what no server answers fails."""
+        self.ending = True
+        self._wake()
 
     def poke(self) -> None:
         """Has :meth:`run` look again."""

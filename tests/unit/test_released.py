@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,10 +20,13 @@ from orioncache.fs.released import ReleasedNode, ReleaseTree
 from orioncache.native import digests
 from orioncache.release.holding import hold
 from orioncache.store import BlockStore
-from orioncache.upstream import Opened, Policy, ProcPaths, Server, ServerState, UpstreamSet
+from orioncache.upstream import Opened, Place, Policy, ProcPaths, Server, ServerState, UpstreamSet
 from tests.release_writer import directory, file, seal, symlink, write_manifest, write_release
 
 BLOCK = 4096
+
+# Seconds that this machine, which others use too, may keep us waiting.
+BUSY = 1.0
 CONTENT = b"".join(bytes([n]) * BLOCK for n in range(1, 20)) + b"the end"
 SPARSE = bytes(3 * BLOCK) + b"x" * BLOCK + bytes(100)
 TREE = directory(
@@ -295,3 +299,26 @@ def test_a_release_is_held_while_it_is_mounted(scene: Scene) -> None:
         fcntl.flock(manifest, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with pytest.raises(UserError, match="is being removed"):
             hold(pairs)
+
+
+async def test_a_dead_first_server_costs_a_start_a_moment(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung = threading.Event()
+    real = Server.open
+
+    def hanging(self: Server, place: Place, *, follow: bool = False) -> Opened:
+        if self is scene.servers[0]:
+            hung.wait()
+        return real(self, place, follow=follow)
+
+    monkeypatch.setattr(Server, "open", hanging)
+    try:
+        began = trio.current_time()
+        tree = await scene.open()
+        assert scene.first is scene.servers[1]
+        assert trio.current_time() - began < 0.3 + BUSY
+        assert await content(tree, "bin/sh") == CONTENT
+        assert trio.current_time() - began < 0.6 + BUSY
+    finally:
+        hung.set()

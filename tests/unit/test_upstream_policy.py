@@ -561,6 +561,22 @@ async def test_caller_that_goes_away_leaves_nothing_behind(autojump_clock: MockC
         assert it.set._orphans == []
 
 
+async def test_nothing_waits_at_the_end(autojump_clock: MockClock) -> None:
+    async with stage(2) as it:
+        for server in it.servers:
+            server.hang()
+
+        async def end() -> None:
+            await trio.sleep(100)
+            it.set.end()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end)
+            with pytest.raises(NoServerError):
+                await it.read()
+        assert trio.current_time() == pytest.approx(100, abs=0.1)
+
+
 async def test_stalls_are_counted(autojump_clock: MockClock) -> None:
     async with stage(1) as it:
         await it.reads(20)
