@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from orioncache import __version__
+from orioncache.control.changing import Changes
 from orioncache.control.server import ControlServer
 from orioncache.errors import UserError
 from orioncache.events import SHOWN, Events
@@ -69,7 +70,7 @@ class Cache:
         self._started = time.monotonic()
         self._events = Events()
         self._proc = proc
-        self._servers = [self._open_server(source, index, None) for index, source in enumerate(sources)]
+        self._servers = [self._open_server(source, index) for index, source in enumerate(sources)]
         self._upstreams = self._make_set(None)
         self._store = BlockStore(options.cache_size, options.compressed_size)
         self._reader = BlockReader(self._store, options.block_size)
@@ -114,16 +115,17 @@ class Cache:
             os.close(fd)
         self._events.info(f"{self.mountpoint}: ended")
 
-    @property
-    def upstreams(self) -> UpstreamSet:
-        """The servers, which may be added to, removed, drained and replaced from any thread."""
-        return self._upstreams
-
     async def _serve_tree(
         self, tree: LiveTree | ReleaseTree, ready: Callable[[], None], stop_on: Sequence[signal.Signals]
     ) -> None:
         self._operations = operations = Operations(tree)
-        with ControlServer(self.options.control, self.status, metrics=self._metrics, events=self._events):
+        with ControlServer(
+            self.options.control,
+            self.status,
+            metrics=self._metrics,
+            events=self._events,
+            changes=Changes(self._upstreams, self.status),
+        ):
             behind_c = self.options.engine == "native" and isinstance(tree, LiveTree)
             native = self._live_session() if behind_c else None
             self._mount = mount = Mount(operations, self.sources, self.mountpoint, native)
@@ -173,7 +175,7 @@ class Cache:
             "events": self._events.last(SHOWN),
         }
 
-    def _open_server(self, source: str, index: int, root: int | None) -> Server:
+    def _open_server(self, source: str, index: int, root: int | None = None) -> Server:
         return Server(source, index, self.options.readers, self._proc, root=root)
 
     def _make_set(self, vet: Callable[[Server], str | None] | None) -> UpstreamSet:

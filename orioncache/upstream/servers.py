@@ -62,7 +62,7 @@ class UpstreamSet:
         events: Events,
         *,
         vet: Callable[[Any], str | None] | None = None,
-        add: Callable[[str, int, int | None], Member] | None = None,
+        add: Callable[[str, int, int], Member] | None = None,
     ) -> None:
         """A set; the first server is current if it can be asked.
 
@@ -72,7 +72,7 @@ class UpstreamSet:
             events: is told of failures and changes.
             vet: says why a server must never be asked, or None if it may; blocks. It is asked before each
                 server's first probe.
-            add: makes a server of its source, a number, and its root's descriptor or None.
+            add: makes a server of its source, a number, and its directory's descriptor.
         """
         self.servers = list(servers)
         self.current = rank(self.servers, self.servers[0])[0]
@@ -180,6 +180,7 @@ class UpstreamSet:
         return {
             "servers": [
                 {
+                    "number": server.index,
                     "source": server.source,
                     "state": server.health.state.value,
                     "reason": server.health.reason,
@@ -216,18 +217,14 @@ class UpstreamSet:
 
     # Changes while it runs. From any thread.
 
-    def add(self, source: str, root: int | None = None) -> int:
-        """Adds a server, from the descriptor of its root, which is taken over, or by its path; its number.
-
-        Raises:
-            UserError: there is no such directory.
-        """
+    def add(self, fd: int, source: str) -> int:
+        """Adds a server, from a descriptor of its directory (taken over); returns its number."""
 
         def add() -> int:
             assert self._add is not None, "this set was made without a way to add servers"
             taken = {server.index for server in self.servers}
             number = next(n for n in range(len(taken) + 1) if n not in taken)
-            self.admit(self._add(source, number, root))
+            self.admit(self._add(source, number, fd))
             return number
 
         return self.in_loop(add)

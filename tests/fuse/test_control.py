@@ -184,7 +184,6 @@ def states(cache: RunningCache) -> dict[str, tuple[str, bool]]:
     return {Path(each["source"]).name: (each["state"], each["draining"]) for each in found["servers"]}
 
 
-@pytest.mark.kinds(kinds.NATIVE_RELEASE)
 def test_servers_come_and_go_while_it_reads(
     cache: RunningCache, pair: tuple[Path, Path], tree: Path, tmp_path: Path
 ) -> None:
@@ -214,7 +213,7 @@ def test_servers_come_and_go_while_it_reads(
     follower.process.stderr.close()
 
 
-@pytest.mark.kinds(kinds.NATIVE_RELEASE)
+@pytest.mark.kinds(kinds.NATIVE_RELEASE, kinds.PYTHON_RELEASE)
 def test_a_server_with_another_release_is_quarantined(
     cache: RunningCache, tree: Path, tmp_path: Path
 ) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from orioncache.errors import UserError
 from orioncache.events import Events
 from orioncache.upstream import Place, Policy, ProcPaths, ReplacedError, Server, UpstreamSet
 from orioncache.upstream.pool import GIVEN_UP_MOST
@@ -95,7 +94,7 @@ async def test_files_are_read_although_a_server_hangs(servers: list[Server], nur
 async def test_servers_come_and_go_from_other_threads(
     servers: list[Server], tmp_path: Path, nursery: trio.Nursery
 ) -> None:
-    def add(source: str, number: int, root: int | None) -> Server:
+    def add(source: str, number: int, root: int) -> Server:
         return Server(source, number, 2, ProcPaths(), root=root)
 
     upstreams = UpstreamSet(servers[:1], Policy(), Events(), add=add)
@@ -103,12 +102,10 @@ async def test_servers_come_and_go_from_other_threads(
     await upstreams.call(lambda server: server.stat(Place()))
 
     def change() -> None:
-        assert upstreams.add(str(tmp_path / "b")) == 1
-        assert upstreams.add("c, by its descriptor", os.open(tmp_path / "c", os.O_PATH)) == 2
+        assert upstreams.add(os.open(tmp_path / "b", os.O_PATH), str(tmp_path / "b")) == 1
+        assert upstreams.add(os.open(tmp_path / "c", os.O_PATH), "c, by its descriptor") == 2
         upstreams.remove(0)
         upstreams.drain(1, on=True)
-        with pytest.raises(UserError):
-            upstreams.add(str(tmp_path / "nowhere"))
 
     await trio.to_thread.run_sync(change)
     server, data = await upstreams.call(lambda s: s.open(Place(Place(), b"file")).read(0, 9)[0])
