@@ -26,9 +26,6 @@ OPEN_PACKS = 64
 # A read of so many bytes takes a round trip and no more.
 SMALL = 64 << 10
 
-# Missing packs that are told of.
-TOLD = 256
-
 _PACKS_PLACE = Place(Place(), PACKS.encode())
 
 
@@ -77,7 +74,6 @@ class ReleaseTree:
         self._upstreams = upstreams
         self._reader = reader
         self._events = events
-        self._missing: set[tuple[int, int]] = set()
         self._condemned: set[int] = set()
         self._packs_lock = threading.Lock()
         self._packs: collections.OrderedDict[tuple[int, int], Opened] = collections.OrderedDict()
@@ -235,7 +231,7 @@ class ReleaseTree:
             if digests.digest(self.manifest.header.digest_kind, part) == block.digest:
                 good[at] = part
             else:
-                self._condemn(server, number, at, block, part)
+                self._damaged(server, number, at, block, part)
         return len(data)
 
     def _read_pack(self, server: Server, pack: int, offset: int, length: int) -> bytes:
@@ -254,9 +250,7 @@ class ReleaseTree:
             opened = server.open(Place(_PACKS_PLACE, pack_name(identity)), follow=True)
         except FileNotFoundError:
             # This server's trouble alone: the next one may have it.
-            if key not in self._missing and len(self._missing) < TOLD:
-                self._missing.add(key)
-                self._events.warning(f"{server.source} has no pack {identity.hex()}", server=server.source)
+            self._condemn(server, f"it has no pack {identity.hex()}", pack=identity.hex())
             raise ReplicaDiffersError from None
         with self._packs_lock:
             self._packs[key] = opened
@@ -264,17 +258,14 @@ class ReleaseTree:
                 self._packs.popitem(last=False)
         return opened.read(offset, length)[0]
 
-    def _condemn(self, server: Server, number: int, at: int, block: Block, part: bytes) -> None:
+    def _damaged(self, server: Server, number: int, at: int, block: Block, part: bytes) -> None:
         """A server gave something else than the manifest says: that is proof enough."""
         assert block.digest is not None
         server.mismatches += 1
-        if server.serial in self._condemned:
-            return
-        self._condemned.add(server.serial)
         path = self._path(number)
         got = digests.digest(self.manifest.header.digest_kind, part).hex()
         expected = block.digest.hex()
-        self._upstreams.quarantine(
+        self._condemn(
             server,
             f"block {at} of {path} is damaged: its digest is {got}, not {expected}",
             path=path,
@@ -282,6 +273,12 @@ class ReleaseTree:
             expected=expected,
             got=got,
         )
+
+    def _condemn(self, server: Server, reason: str, **proof: str | int) -> None:
+        """Has a server quarantined; one proof is enough."""
+        if server.serial not in self._condemned:
+            self._condemned.add(server.serial)
+            self._upstreams.quarantine(server, reason, **proof)
 
     def _path(self, number: int) -> str:
         try:

@@ -26,7 +26,7 @@ REST = 5.0
 
 # Or if so large a share of the current one's answers came later than another server's, which is asked when
 # they are late, and the other one's share is less than half of that. The weight of one answer in the share.
-LATE_MUCH = 0.03
+LATE_MUCH = 0.04
 LATE_WEIGHT = 1 / 64
 
 # A server is slow if it is so many times, and so much, farther away than the nearest.
