@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -152,6 +153,42 @@ def test_it_ends_while_no_server_answers(sources: list[FaultySource], start: Sta
     # The kernel does not let go of threads that wait for another FUSE file system; NFS would.
     sources[0].tell("heal")
     assert cache.process.wait(20) == 0
+
+
+@pytest.mark.kinds(kinds.NATIVE_LIVE)
+def test_process_that_is_killed_while_it_waits_is_gone_at_once(
+    sources: list[FaultySource], start: Start
+) -> None:
+    cache = start(sources, ["--attr-ttl=0.1s"])
+    # Of several who look up the same name the kernel has all but one wait in itself.
+    cold, names = cache.path / "cold", [cache.path / "many" / str(number) for number in range(2)]
+    assert names[0].parent.stat()
+    for source in sources:
+        source.tell("hang")
+    code = "import signal, sys; signal.signal(signal.SIGUSR1, print); open(sys.argv[1]).read()"
+    waiting = [
+        subprocess.Popen([sys.executable, "-c", code, cold], stderr=subprocess.PIPE),
+        subprocess.Popen(["stat", names[0]], stderr=subprocess.PIPE),
+        subprocess.Popen(["cat", names[1]], stderr=subprocess.PIPE),
+    ]
+    wait_until(lambda: cache.status()["failover"]["waiting"] >= 3, "they wait", 10)
+    # A signal that ends nothing is no reason to be told of an error that is none.
+    waiting[0].send_signal(signal.SIGUSR1)
+    time.sleep(0.3)
+    assert [process.poll() for process in waiting] == [None] * 3
+    began = time.monotonic()
+    for process, number in zip(waiting, (signal.SIGKILL, signal.SIGTERM, signal.SIGINT), strict=True):
+        process.send_signal(number)
+    for process in waiting:
+        process.wait(5)
+        assert process.stderr is not None
+        process.stderr.close()
+    assert time.monotonic() - began < 2
+    for source in sources:
+        source.tell("heal")
+    assert cold.read_bytes() == b"not read before"
+    # What they were given after all was taken back.
+    wait_until(lambda: cache.status()["failover"]["waiting"] == 0, "nobody waits", 5)
 
 
 @kinds.live
