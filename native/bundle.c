@@ -5,6 +5,7 @@
 #include "bundle_names.h"
 #include "fuse_session.h"
 #include "mount.h"
+#include "supervision.h"
 #include "whole.h"
 
 #include <errno.h>
@@ -596,6 +597,8 @@ static void leave_mount(struct orion_bundle *bundle)
 	if (bundle->readahead >= 0)
 		close(bundle->readahead);
 	close(bundle->root);
+	if (bundle->options.agreement)
+		bundle->options.agreement->streamed = true;
 }
 
 static void *run(void *argument)
@@ -621,7 +624,8 @@ static uint64_t memory_for_pages(void)
 {
 	unsigned long long kib = 0;
 	char line[128];
-	FILE *file = fopen("/proc/meminfo", "re");
+	const int fd = openat(orion_proc(), "meminfo", O_RDONLY | O_CLOEXEC);
+	FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
 
 	while (file && fgets(line, sizeof(line), file) && sscanf(line, "MemAvailable: %llu kB", &kib) != 1)
 		;
@@ -630,18 +634,17 @@ static uint64_t memory_for_pages(void)
 	return kib ? kib * 1024 / 2 : UINT64_MAX;
 }
 
-int orion_bundle_start(struct orion_bundle *bundle, struct orion_session *session, const char *path)
+int orion_bundle_start(struct orion_bundle *bundle, struct orion_session *session, int root, int readahead)
 {
 	pthread_attr_t attributes;
 
 	bundle->session = session;
 	bundle->count.began_at = orion_now_ns();
 	bundle->memory = memory_for_pages();
-	/* All that is opened by its path, now: a node's root changes while the thread runs. */
-	bundle->root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	bundle->root = fcntl(root, F_DUPFD_CLOEXEC, 0);
 	if (bundle->root < 0)
 		return -errno;
-	bundle->readahead = orion_readahead_open(path);
+	bundle->readahead = readahead < 0 ? -1 : fcntl(readahead, F_DUPFD_CLOEXEC, 0);
 	pthread_attr_init(&attributes);
 	pthread_attr_setstacksize(&attributes, STACK_BYTES);
 	const int error = pthread_create(&bundle->thread, &attributes, run, bundle);

@@ -16,6 +16,7 @@
 
 #include <sys/uio.h>
 
+struct orion_agreement;
 struct orion_bundle;
 struct orion_session;
 
@@ -30,6 +31,7 @@ struct orion_bundle_options {
 	void (*found)(void *context);
 	void *context;
 	bool learns; /* without a bundle the kernel's readahead stays as it is */
+	struct orion_agreement *agreement; /* where it is noted that the stream has ended; or NULL */
 };
 
 struct orion_bundle_statistics {
@@ -42,9 +44,10 @@ struct orion_bundle_statistics {
 
 int orion_bundle_create(const struct orion_manifest *manifest, struct orion_upstreams *upstreams,
 			struct orion_events *events, const struct orion_bundle_options *options, struct orion_bundle **ret);
-/* Begins; the session must be serving on path. Looks at the machine's memory, and lets the kernel read ahead on the mount
- * when the stream has ended: before that, pages that nobody wants would come in the way of those that are wanted. */
-int orion_bundle_start(struct orion_bundle *bundle, struct orion_session *session, const char *path);
+/* Begins; the session must be serving the mount that root (O_PATH) and readahead (mount.h) are descriptors of, which stay
+ * the caller's. Looks at the machine's memory, and lets the kernel read ahead on the mount when the stream has ended:
+ * before that, pages that nobody wants would come in the way of those that are wanted. */
+int orion_bundle_start(struct orion_bundle *bundle, struct orion_session *session, int root, int readahead);
 /* Nothing is stored after it. While the session still answers. Reads under way end with the upstreams. */
 void orion_bundle_stop(struct orion_bundle *bundle);
 /* After the upstreams are destroyed. */

@@ -5,6 +5,7 @@
 #include "digest.h"
 #include "fuse_release.h"
 #include "mount.h"
+#include "supervision.h"
 #include "whole.h"
 
 #include <errno.h>
@@ -17,6 +18,7 @@
 #include <pthread.h>
 #include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -25,6 +27,8 @@
 #define LOAD_PATIENCE_NS 100000000u
 #define LOAD_PATIENCE_OPEN_NS 300000000u
 #define PROBE_BYTES 4096
+/* Of a manifest that an engine before this one had. */
+#define NO_SERVER UINT32_MAX
 
 _Static_assert(sizeof(struct orion_header) <= PROBE_BYTES, "a probe reads the header");
 
@@ -41,7 +45,7 @@ struct orion_engine {
 	struct orion_manifest manifest;
 	uint8_t *bytes; /* of the manifest */
 	size_t length;
-	uint32_t from; /* the server that gave it */
+	uint32_t from; /* the server that gave it, or NO_SERVER */
 	int device;
 	int readahead; /* of the mount, while it learns */
 	struct orion_kept_file manifests; /* for probes */
@@ -294,6 +298,7 @@ static int create_bundle(struct orion_engine *engine)
 		.found = found_bundle,
 		.context = engine,
 		.learns = engine->options.learns,
+		.agreement = engine->options.agreement,
 	};
 
 	memcpy(options.key, engine->options.key, sizeof(options.key));
@@ -387,24 +392,18 @@ static int race(struct orion_engine *engine, const uint32_t *order, uint32_t cou
 	return error;
 }
 
-int orion_engine_load(struct orion_engine *engine)
+/* What serves the manifest that is here. */
+static int create_parts(struct orion_engine *engine)
 {
-	const uint32_t count = orion_upstreams_count(engine->upstreams);
-	uint32_t order[ORION_SERVERS_MAX];
+	int error = orion_fetch_create(&engine->manifest, engine->store, engine->upstreams, engine->events,
+				       &(struct orion_fetch_options){
+					       .read_around = engine->options.read_around,
+					       .trace = engine->trace,
+					       .give_up_ns = engine->options.give_up_ns,
+				       },
+				       &engine->fetch);
 
-	order_servers(engine, count, order);
-
-	int error = race(engine, order, count);
-
-	if (!error)
-		error = orion_fetch_create(&engine->manifest, engine->store, engine->upstreams, engine->events,
-					   &(struct orion_fetch_options){
-						   .read_around = engine->options.read_around,
-						   .trace = engine->trace,
-						   .give_up_ns = engine->options.give_up_ns,
-					   },
-					   &engine->fetch);
-	if (!error)
+	if (!error && engine->from != NO_SERVER)
 		prepare(engine, engine->from);
 	if (!error)
 		error = orion_served_create(
@@ -414,6 +413,73 @@ int orion_engine_load(struct orion_engine *engine)
 	if (!error && engine->options.role[0] && !engine->options.first_touches)
 		error = create_bundle(engine);
 	return error;
+}
+
+int orion_engine_load(struct orion_engine *engine)
+{
+	const uint32_t count = orion_upstreams_count(engine->upstreams);
+	uint32_t order[ORION_SERVERS_MAX];
+
+	order_servers(engine, count, order);
+
+	const int error = race(engine, order, count);
+
+	return error ? error : create_parts(engine);
+}
+
+static int write_all(int fd, const uint8_t *bytes, size_t length)
+{
+	for (size_t at = 0; at < length;) {
+		const ssize_t written = write(fd, bytes + at, length - at);
+
+		if (written < 0 && errno != EINTR)
+			return -errno;
+		at += written > 0 ? (size_t)written : 0;
+	}
+	return 0;
+}
+
+/* Has the engine use a kept manifest's bytes; in place of its own, if it has some. */
+static int map_kept(struct orion_engine *engine, int fd, size_t length)
+{
+	/* All at once: a page that is not there yet cannot be had while we are killed, and an answer from it would fail. */
+	const int flags = MAP_PRIVATE | MAP_POPULATE | (engine->bytes ? MAP_FIXED : 0);
+	void *bytes = mmap(engine->bytes, length, PROT_READ, flags, fd, 0);
+
+	if (bytes == MAP_FAILED)
+		return -errno;
+	engine->bytes = bytes;
+	engine->length = length;
+	return 0;
+}
+
+int orion_engine_keep(struct orion_engine *engine, int *ret)
+{
+	const int fd = memfd_create("manifest", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	int error = fd < 0 ? -errno : write_all(fd, engine->bytes, engine->length);
+
+	if (!error && fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL))
+		error = -errno;
+	if (!error)
+		error = map_kept(engine, fd, engine->length);
+	if (error && fd >= 0)
+		close(fd);
+	if (!error)
+		*ret = fd;
+	return error;
+}
+
+int orion_engine_resume(struct orion_engine *engine, int manifest)
+{
+	struct stat status;
+	int error = fstat(manifest, &status) ? -errno : map_kept(engine, manifest, (size_t)status.st_size);
+
+	/* Its digest and signature were verified by the engine that kept it. */
+	if (!error)
+		error = orion_manifest_open(engine->bytes, engine->length, &engine->manifest);
+	engine->from = NO_SERVER;
+	engine->loaded_at = engine->verified_at = orion_now_ns();
+	return error ? error : create_parts(engine);
 }
 
 const char *orion_engine_problem(const struct orion_engine *engine)
@@ -461,7 +527,8 @@ static int probe(void *context, uint32_t server, uint8_t *scratch)
 		return (int)got;
 	if (got < (ssize_t)sizeof(struct orion_header) || memcmp(scratch, engine->bytes, sizeof(struct orion_header)) != 0) {
 		snprintf(text, sizeof(text), "it has another release than %s",
-			 orion_upstreams_source(engine->upstreams, engine->from));
+			 engine->from == NO_SERVER ? "the one that is served"
+						   : orion_upstreams_source(engine->upstreams, engine->from));
 		return leave_out(engine, server, text);
 	}
 	prepare(engine, server);
@@ -470,7 +537,8 @@ static int probe(void *context, uint32_t server, uint8_t *scratch)
 
 int orion_engine_start(struct orion_engine *engine, int device)
 {
-	struct orion_session_options options = {.threads = engine->options.threads};
+	struct orion_session_options options = {
+		.threads = engine->options.threads, .agreement = engine->options.agreement};
 
 	orion_served_options(engine->served, &options);
 
@@ -484,9 +552,9 @@ int orion_engine_start(struct orion_engine *engine, int device)
 }
 
 /* Has the kernel ask for each page. Not by the answer to INIT: a bundle may be found, and then it shall read ahead. */
-static void begin_learning(struct orion_engine *engine, const char *path)
+static void begin_learning(struct orion_engine *engine, int readahead)
 {
-	engine->readahead = orion_readahead_open(path);
+	engine->readahead = readahead < 0 ? readahead : fcntl(readahead, F_DUPFD_CLOEXEC, 0);
 	if (engine->readahead >= 0) {
 		orion_readahead_write(engine->readahead, 0);
 		return;
@@ -496,17 +564,22 @@ static void begin_learning(struct orion_engine *engine, const char *path)
 	orion_engine_end_learning(engine);
 }
 
-int orion_engine_stream(struct orion_engine *engine, const char *path)
+int orion_engine_stream(struct orion_engine *engine, int root, int readahead)
 {
 	/* As deep as a trace of first touches wants it: not at all. */
 	if (engine->options.first_touches)
 		return 0;
 	if (engine->options.learns)
-		begin_learning(engine, path);
-	if (!engine->bundle)
-		return orion_engine_is_learning(engine) ? 0 : orion_widen_readahead(path);
+		begin_learning(engine, readahead);
+	if (!engine->bundle) {
+		if (engine->options.agreement)
+			engine->options.agreement->streamed = true;
+		if (!orion_engine_is_learning(engine))
+			orion_readahead_write(readahead, ORION_READ_MAX);
+		return 0;
+	}
 
-	const int error = orion_bundle_start(engine->bundle, engine->session, path);
+	const int error = orion_bundle_start(engine->bundle, engine->session, root, readahead);
 
 	if (error)
 		orion_engine_end_learning(engine);
@@ -560,6 +633,14 @@ int orion_engine_current(struct orion_engine *engine)
 void orion_engine_warn(struct orion_engine *engine, const char *text)
 {
 	orion_events_tell(engine->events, ORION_WARNING, "%s", text);
+}
+
+void orion_engine_tell_restart(struct orion_engine *engine, const char *reason, uint32_t restarts, uint64_t pause_ns)
+{
+	orion_events_note(engine->events, ORION_WARNING, ORION_EVENT_DAEMON,
+			  "the daemon had died (%s); restart %u, after %.1f ms" ORION_FIELD("restarts") "%u" ORION_FIELD(
+				  "pause_ms") "%.1f",
+			  reason, restarts, (double)pause_ns / 1e6, restarts, (double)pause_ns / 1e6);
 }
 
 bool orion_engine_streams(struct orion_engine *engine)

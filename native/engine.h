@@ -28,6 +28,7 @@ struct orion_engine_options {
 	char role[ORION_BUNDLE_ROLE_MAX]; /* whose bundle is streamed; empty: none */
 	bool signed_only; /* key is set */
 	uint8_t key[ORION_PUBLIC_KEY_SIZE]; /* whose signature the manifest must have */
+	struct orion_agreement *agreement; /* of the engines on one device, each after the other's death; or NULL */
 };
 
 struct orion_engine_statistics {
@@ -65,6 +66,13 @@ int orion_engine_replace(struct orion_engine *engine, uint32_t server, int fd);
 int orion_engine_load(struct orion_engine *engine);
 const char *orion_engine_problem(const struct orion_engine *engine);
 
+/* For the engine after this one's death: the manifest moves into a file in memory that nobody can change. After
+ * orion_engine_load(), before orion_engine_start(). ret: a descriptor of it, the caller's. */
+int orion_engine_keep(struct orion_engine *engine, int *ret);
+/* In place of orion_engine_load(): the release that an engine before this one served, from what orion_engine_keep() gave
+ * (the caller's still). No server is asked. */
+int orion_engine_resume(struct orion_engine *engine, int manifest);
+
 /* After orion_engine_load(). */
 const struct orion_header *orion_engine_release(const struct orion_engine *engine);
 
@@ -72,9 +80,10 @@ const struct orion_header *orion_engine_release(const struct orion_engine *engin
  * with the one that is served; who has another is left out. */
 int orion_engine_start(struct orion_engine *engine, int device);
 
-/* Streams the bundle, if there is one, to the mount at path, and lets the kernel read ahead there when that is done. After
- * orion_engine_start(). */
-int orion_engine_stream(struct orion_engine *engine, const char *path);
+/* Streams the bundle, if there is one, to the mount, and lets the kernel read ahead there when that is done. After
+ * orion_engine_start(). root: a descriptor of the mount's root (O_PATH), which nothing but a bundle needs; readahead: as
+ * orion_readahead_open() gave it; both the caller's. */
+int orion_engine_stream(struct orion_engine *engine, int root, int readahead);
 
 /* Whether it learns, and neither found a bundle nor was ended. */
 bool orion_engine_is_learning(struct orion_engine *engine);
@@ -94,6 +103,9 @@ uint64_t orion_engine_round_trip(struct orion_engine *engine); /* ns of a small 
 bool orion_engine_streams(struct orion_engine *engine); /* whether a bundle is still to come */
 int orion_engine_current(struct orion_engine *engine); /* the server that demand asks; -EIO: none */
 void orion_engine_warn(struct orion_engine *engine, const char *text); /* an event */
+/* The event of an engine that goes on after another one's death: what that died of, how many did before, and for how long
+ * nobody answered. */
+void orion_engine_tell_restart(struct orion_engine *engine, const char *reason, uint32_t restarts, uint64_t pause_ns);
 
 /* Readable when the mount is gone. */
 int orion_engine_ended_fd(const struct orion_engine *engine);

@@ -28,7 +28,7 @@
 /* What every mount asks for, if the kernel has it. */
 #define FLAGS \
 	(FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_PARALLEL_DIROPS | \
-	 FUSE_MAX_PAGES | FUSE_ASYNC_DIO | FUSE_EXPLICIT_INVAL_DATA | FUSE_INIT_EXT)
+	 FUSE_MAX_PAGES | FUSE_ASYNC_DIO | FUSE_EXPLICIT_INVAL_DATA | FUSE_INIT_EXT | FUSE_HAS_RESEND)
 
 struct orion_session {
 	struct orion_session_options options;
@@ -71,6 +71,10 @@ int orion_session_create(const struct orion_session_options *options, struct ori
 	pthread_cond_init(&session->changed, &monotonic);
 	pthread_condattr_destroy(&monotonic);
 	pthread_cond_init(&session->turn, NULL);
+	if (options->agreement && options->agreement->agreed) {
+		session->flags = options->agreement->flags;
+		(void)!write(session->ready, &(uint64_t){1}, sizeof(uint64_t));
+	}
 	*ret = session;
 	return 0;
 }
@@ -163,6 +167,11 @@ static void answer_init(struct orion_session *session, const struct orion_reques
 	const uint64_t flags = (FLAGS | session->options.flags) & offered;
 
 	session->flags = flags;
+	/* Before the answer: if it never comes, INIT is sent again, and answered in the same way. */
+	if (session->options.agreement) {
+		session->options.agreement->flags = flags;
+		session->options.agreement->agreed = true;
+	}
 	out.flags = (uint32_t)flags;
 	out.flags2 = (uint32_t)(flags >> 32);
 	out.max_readahead = session->options.no_readahead ? 0 : ORION_READ_MAX;
@@ -231,6 +240,8 @@ static void *serve(void *argument)
 	_Alignas(8) uint8_t buffer[ORION_REQUEST_MAX];
 	bool reading = false;
 
+	/* A request that cannot be copied here fails, and a page that is not there yet cannot be had while we are killed. */
+	explicit_bzero(buffer, sizeof(buffer));
 	for (;;) {
 		if (!reading) {
 			pthread_mutex_lock(&session->lock);
@@ -345,6 +356,7 @@ uint64_t orion_session_flags(const struct orion_session *session)
 void orion_session_statistics(struct orion_session *session, struct orion_session_statistics *ret)
 {
 	ret->first_at = session->first_at;
+	ret->resends = session->flags & FUSE_HAS_RESEND;
 	for (int i = 0; i < ORION_OPCODES; i++)
 		ret->upcalls[i] = atomic_load_explicit(&session->upcalls[i], memory_order_relaxed);
 }

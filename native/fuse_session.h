@@ -7,7 +7,8 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#include <linux/fuse.h>
+#include "fuse_newer.h"
+#include "supervision.h"
 
 /* Requests carry names, never data: the mount is read-only. The kernel wants at least 8 KiB. */
 #define ORION_REQUEST_MAX (16u << 10)
@@ -32,6 +33,8 @@ struct orion_session_options {
 	uint64_t flags; /* FUSE_… init flags besides those that every mount has */
 	bool no_readahead; /* the kernel reads nothing ahead on this mount */
 	bool hands_on_init; /* INIT is handled like all others, and not answered by the session */
+	/* Of the sessions on one device, each after the other's death: what INIT was answered with; NULL: there is but one. */
+	struct orion_agreement *agreement;
 	/* Answers a request, now or later, from any thread; FORGET has no answer. */
 	void (*handle)(void *context, const struct orion_request *request);
 	void *context;
@@ -40,6 +43,7 @@ struct orion_session_options {
 struct orion_session_statistics {
 	uint64_t upcalls[ORION_OPCODES]; /* by opcode */
 	uint64_t first_at; /* CLOCK_MONOTONIC in ns: when the first request after INIT came; 0: not yet */
+	bool resends; /* the kernel can send again what a dead session has not answered */
 };
 
 int orion_session_create(const struct orion_session_options *options, struct orion_session **ret);

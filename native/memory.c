@@ -2,11 +2,15 @@
 #define _GNU_SOURCE
 #include "orion.h"
 
+#include "supervision.h"
+
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 int orion_lock_memory(void)
 {
@@ -21,12 +25,14 @@ int orion_rename_process(const char *name)
 {
 	unsigned long begin = 0, end = 0;
 	char text[2048];
-	FILE *file = fopen("/proc/self/stat", "re");
+	const int fd = openat(orion_proc(), "self/stat", O_RDONLY | O_CLOEXEC);
+	const ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
 
-	if (!file)
+	if (fd >= 0)
+		close(fd);
+	if (got < 0)
 		return -EIO;
-	text[fread(text, 1, sizeof(text) - 1, file)] = 0;
-	fclose(file);
+	text[got] = 0;
 
 	/* After the command's name, which may hold anything: where the arguments begin (field 48) and end (49). */
 	const char *field = strrchr(text, ')');

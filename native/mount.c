@@ -3,6 +3,7 @@
 #include "mount.h"
 
 #include "fuse_session.h"
+#include "supervision.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,24 +15,14 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-int orion_mount(const char *source, const char *path, int *ret_device)
+int orion_mount(const char *source, const char *path, int device)
 {
 	char options[128];
-	const int device = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 
-	if (device < 0)
-		return -errno;
 	snprintf(options, sizeof(options),
 		 "fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other,max_read=%u", device,
 		 ORION_READ_MAX);
-	if (mount(source, path, ORION_FILESYSTEM, MS_RDONLY | MS_NOATIME, options)) {
-		const int error = -errno;
-
-		close(device);
-		return error;
-	}
-	*ret_device = device;
-	return 0;
+	return mount(source, path, ORION_FILESYSTEM, MS_RDONLY | MS_NOATIME, options) ? -errno : 0;
 }
 
 int orion_unmount(const char *path)
@@ -89,7 +80,9 @@ bool orion_is_on_nfs(int fd)
 	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_MNT_ID, &status) ||
 	    !(status.stx_mask & STATX_MNT_ID))
 		return false;
-	mounts = fopen("/proc/self/mountinfo", "re");
+	const int listed = openat(orion_proc(), "self/mountinfo", O_RDONLY | O_CLOEXEC);
+
+	mounts = listed < 0 ? NULL : fdopen(listed, "r");
 	while (mounts && !found && getline(&line, &size, mounts) > 0)
 		found = strtoull(line, NULL, 10) == status.stx_mnt_id && line_has_nfs(line);
 	free(line);

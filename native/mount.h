@@ -8,9 +8,9 @@
 /* The type that /proc/self/mountinfo shows. */
 #define ORION_FILESYSTEM "fuse.orioncache"
 
-/* Opens /dev/fuse and mounts it on path, read-only and for all users. ret_device: requests come from there. The mount
- * stays when the device is closed, and says ENOTCONN from then on. Needs CAP_SYS_ADMIN. */
-int orion_mount(const char *source, const char *path, int *ret_device);
+/* Mounts a descriptor of /dev/fuse on path, read-only and for all users; requests come from there. The mount stays when
+ * its last copy is closed, and says ENOTCONN from then on. Needs CAP_SYS_ADMIN. */
+int orion_mount(const char *source, const char *path, int device);
 
 /* Takes the topmost mount from a path, even while somebody uses it. */
 int orion_unmount(const char *path);

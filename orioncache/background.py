@@ -16,6 +16,10 @@ SIGTERM = 15
 
 # Separates message and mend in what the child tells.
 _BETWEEN = "\0"
+# No message begins so. Several may say it.
+_READY = "\1"
+# What a pipe takes at once (PIPE_BUF).
+_MESSAGE_BYTES = 4096
 
 
 def run_in_background(
@@ -24,13 +28,15 @@ def run_in_background(
     """Runs ``work`` in a child process, and returns in the parent as soon as the child is ready.
 
     Args:
-        work: given a function to call when it is ready; the child ends when it returns.
+        work: given a function to call when it is ready, there or in a child of it; the child ends when it
+            returns.
         until_ready: called in the child when it is ready, after its standard streams were let go.
 
     Raises:
         UserError: the child ended before it was ready; with the child's own message.
     """
     reading, writing = os.pipe()
+    is_told = False
     child = os.fork()
     if child:
         os.close(writing)
@@ -44,13 +50,17 @@ def run_in_background(
         def ready() -> None:
             _let_streams_go()
             until_ready()
-            os.write(writing, b"ready")
-            os.close(writing)
+            nonlocal is_told
+            if not is_told:
+                _tell(writing, _READY)
+                os.close(writing)
+            is_told = True
 
         work(ready)
         code = 0
     except UserError as error:
-        _tell(writing, f"{error.message}{_BETWEEN}{error.mend}")
+        if not is_told:
+            _tell(writing, f"{error.message}{_BETWEEN}{error.mend}")
     except BaseException:
         import logging  # noqa: PLC0415
 
@@ -62,21 +72,23 @@ def run_in_background(
 
 def _tell(pipe: int, text: str) -> None:
     try:
-        os.write(pipe, text.encode())
+        os.write(pipe, text.encode()[:_MESSAGE_BYTES])
     except OSError:
         return  # it was ready, and the parent has gone
 
 
 def _wait(child: int, reading: int) -> None:
     """Waits until the child says that it is ready, or is gone."""
-    with os.fdopen(reading, "rb") as pipe:
-        try:
-            said = pipe.read()
-        except KeyboardInterrupt:
-            os.kill(child, SIGTERM)
-            os.waitpid(child, 0)
-            raise
-    if said == b"ready":
+    try:
+        # One message, whoever sends it; all that hold the other end may live on.
+        said = os.read(reading, _MESSAGE_BYTES)
+    except KeyboardInterrupt:
+        os.kill(child, SIGTERM)
+        os.waitpid(child, 0)
+        raise
+    finally:
+        os.close(reading)
+    if said.startswith(_READY.encode()):
         return
     os.waitpid(child, 0)
     message, _, mend = said.decode(errors="replace").partition(_BETWEEN)

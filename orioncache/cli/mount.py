@@ -12,9 +12,12 @@ Examples:
 """
 
 import argparse
+import contextlib
 import logging
 import signal
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orioncache import options
 from orioncache.background import run_in_background
@@ -22,6 +25,12 @@ from orioncache.control.listening import listen_for_metrics
 from orioncache.control.places import socket_path
 from orioncache.errors import UserError
 from orioncache.options import Options
+
+if TYPE_CHECKING:
+    from orioncache.fs.supervisor import Held
+
+# What ends a mount.
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +55,7 @@ def _run(args: argparse.Namespace) -> int:
         settings = settings.replace(control=socket_path(mountpoint))
 
     def serve(ready: Callable[[], None]) -> None:
-        _serve(sources, mountpoint, settings, ready)
+        _serve(sources, mountpoint, settings, ready, stays=args.foreground)
 
     level = logging.DEBUG if args.debug else logging.INFO if args.foreground else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -57,22 +66,73 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _serve(sources: list[str], mountpoint: str, settings: Options, ready: Callable[[], None]) -> None:
+def _serve(
+    sources: list[str], mountpoint: str, settings: Options, ready: Callable[[], None], *, stays: bool
+) -> None:
+    """Serves until the end; ``stays``: in this process's name, which others wait for."""
     metrics = listen_for_metrics(settings)
-    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    if settings.engine == "native" and _serve_release(
-        sources, mountpoint, settings, ready, ends=ends, metrics=metrics
-    ):
+    if settings.engine != "native":
+        _serve_with_pyfuse3(sources, mountpoint, settings, ready, metrics=metrics)
         return
+    from orioncache.control.listening import listen  # noqa: PLC0415
+    from orioncache.fs import mounting, native_release, supervisor  # noqa: PLC0415
+
+    # All that a daemon imports: the one after a death shall not have to.
+    from orioncache.fs.native_serving import ReleaseCache  # noqa: F401, PLC0415
+    from orioncache.prefetch.runner import check  # noqa: PLC0415
+    from orioncache.release.holding import hold_meanwhile  # noqa: F401, PLC0415
+
+    check(settings)
+    servers, device = native_release.open_servers(sources), mounting.open_device()
+    control = listen(settings.control)
+
+    def serve(held: supervisor.Held) -> None:
+        if not _serve_release(
+            sources, mountpoint, settings, held, control=control, metrics=metrics, ready=ready
+        ):
+            held.decline()
+
+    held = supervisor.Held(servers, device, keeps_root=False)
+    code: int | None = 1
+    try:
+        code = supervisor.Supervisor(
+            held,
+            serve,
+            ready=ready,
+            stop_on=ENDS,
+            survived=not stays,
+            unmount=lambda: mounting.unmount(mountpoint),
+        ).run()
+    finally:
+        if code:
+            # No daemon has done it.
+            with contextlib.suppress(OSError):
+                Path(settings.control).unlink()
+    if code is None:
+        held.close()
+        _serve_with_pyfuse3(sources, mountpoint, settings, ready, control=control, metrics=metrics)
+    elif code:
+        raise SystemExit(code)
+
+
+def _serve_with_pyfuse3(
+    sources: list[str],
+    mountpoint: str,
+    settings: Options,
+    ready: Callable[[], None],
+    *,
+    control: int | None = None,
+    metrics: int | None,
+) -> None:
     import trio  # noqa: PLC0415
 
     from orioncache.fs.serving import Cache  # noqa: PLC0415
     from orioncache.upstream import ProcPaths  # noqa: PLC0415
 
-    cache = Cache(sources, mountpoint, settings, ProcPaths(), metrics=metrics)
+    cache = Cache(sources, mountpoint, settings, ProcPaths(), control=control, metrics=metrics)
 
     async def main() -> None:
-        await cache.serve(ready, stop_on=ends)
+        await cache.serve(ready, stop_on=ENDS)
 
     trio.run(main)
 
@@ -81,25 +141,34 @@ def _serve_release(
     sources: list[str],
     mountpoint: str,
     settings: Options,
-    ready: Callable[[], None],
+    held: "Held",
     *,
-    ends: tuple[signal.Signals, ...],
+    control: int,
     metrics: int | None,
+    ready: Callable[[], None],
 ) -> bool:
     """Serves a release with the native engine; False, having done nothing, if the sources are none."""
     from orioncache.fs import mounting, native_release  # noqa: PLC0415
     from orioncache.fs.native_serving import ReleaseCache  # noqa: PLC0415
-    from orioncache.prefetch.runner import check, start_beside  # noqa: PLC0415
+    from orioncache.prefetch.runner import start_beside  # noqa: PLC0415
     from orioncache.release.holding import hold_meanwhile  # noqa: PLC0415
 
-    check(settings)
-    engine = native_release.start(sources, mountpoint, settings, mounting.mount)
+    engine = native_release.start(sources, mountpoint, settings, held, mounting.mount)
     if engine is None:
         return False
     hold_meanwhile(sources)
     speculation = start_beside(engine, settings, len(sources))
-    cache = ReleaseCache(engine, sources, mountpoint, settings, metrics=metrics, speculation=speculation)
-    cache.serve(ready, stop_on=ends)
+    cache = ReleaseCache(
+        engine,
+        sources,
+        mountpoint,
+        settings,
+        held,
+        control=control,
+        metrics=metrics,
+        speculation=speculation,
+    )
+    cache.serve(ready, stop_on=ENDS)
     if speculation is not None:
         speculation.close()
     engine.close()

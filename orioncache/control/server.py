@@ -90,6 +90,9 @@ class ControlServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None and self._listening is not None:
+            # Whoever made it may have it answered by another process.
+            return
         with contextlib.suppress(OSError):
             Path(self.path).unlink()
         # Wakes the thread up, which close() alone would not.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orioncache.errors import UserError
+from orioncache.fs import native_release
 from orioncache.native import mount as native_mount
 
 FUSE_DEVICE = "/dev/fuse"
@@ -84,18 +85,32 @@ def _check_mountpoint(mountpoint: str) -> str:
     return os.path.realpath(mountpoint)
 
 
-def mount(source: str, path: str) -> int:
+def open_device() -> int | None:
+    """A descriptor to be mounted; None: fusermount3 has to open it.
+
+    Raises:
+        UserError: there is none.
+    """
+    return native_release.open_device() if os.geteuid() == 0 else None
+
+
+def mount(source: str, path: str, device: int | None = None) -> int:
     """Mounts on a path that :func:`check` has approved, and returns the descriptor that requests come from.
 
     Root mounts by itself and for all users. Others have fusermount3 do it, and get a mount for themselves.
 
+    Args:
+        source: its name.
+        path: where.
+        device: of :func:`open_device`; None: one is opened.
+
     Raises:
         UserError: it cannot be mounted there.
     """
-    if os.geteuid() != 0:
+    if device is None and (device := open_device()) is None:
         return _fusermount(source, path)
     try:
-        return native_mount.mount(source, path)
+        native_mount.mount(source, path, device)
     except OSError as error:
         mends = {
             errno.ENODEV: "the kernel has no FUSE: modprobe fuse, or build it with CONFIG_FUSE_FS",
@@ -103,6 +118,7 @@ def mount(source: str, path: str) -> int:
         }
         mend = mends.get(error.errno or 0, "choose another directory")
         raise UserError(f"cannot mount on {path}: {error.strerror}", mend) from None
+    return device
 
 
 def unmount(path: str) -> None:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from orioncache.errors import UserError
 from orioncache.native.engine import Engine, LoadError
-from orioncache.native.mount import mount, unmount
+from orioncache.native.mount import mount, open_readahead, unmount
 from orioncache.release.key import read_public_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from orioncache.fs.supervisor import Held
     from orioncache.options import Options
 
 AGAIN = "copy the release to the server again, or build it again"
@@ -32,23 +34,64 @@ MENDS = {
 }
 
 
+def open_servers(sources: Sequence[str]) -> list[int]:
+    """Descriptors (O_PATH) of the servers' directories.
+
+    Raises:
+        UserError: one cannot be opened.
+    """
+    opened = []
+    for source in sources:
+        try:
+            opened.append(os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        except OSError as error:
+            mend = "a source is a directory, or where NFS is mounted"
+            raise UserError(f"{source}: {error.strerror}", mend) from None
+    return opened
+
+
+def open_device() -> int:
+    """A descriptor to be mounted.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        return os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise UserError(f"/dev/fuse: {error.strerror}", "is FUSE in the kernel?") from None
+
+
+def _mount(source: str, path: str, device: int | None) -> int:
+    if device is None:
+        device = open_device()
+    mount(source, path, device)
+    return device
+
+
 def start(
     sources: Sequence[str],
     mountpoint: str,
     options: Options,
-    mount_on: Callable[[str, str], int] = mount,
+    held: Held,
+    mount_on: Callable[[str, str, int | None], int] = _mount,
 ) -> Engine | None:
-    """Serves a release; None, having done nothing, if the sources hold plain trees.
+    """Serves a release, or goes on with it; None, having done nothing, if the sources hold plain trees.
 
     Args:
         sources: the servers' directories.
         mountpoint: where to serve it.
         options: as given by the user.
+        held: by the supervisor.
         mount_on: mounts a source's name on a path, and returns the device.
 
     Raises:
         UserError: no server has a manifest that can be believed, or it cannot be mounted.
     """
+    goes_on = held.manifest is not None
+    if goes_on:
+        # A record of half a boot is of no use.
+        options = options.replace(trace="off", upload="")
     records, newest = _recorded(options)
     key = read_public_key(options.key) if options.key and options.verify == "on" else None
     engine = Engine(
@@ -67,15 +110,24 @@ def start(
         trace_newest=newest,
         first_touches=options.trace == "touch",
         learns=bool(options.upload) and options.trace == "off",
-        role=None if options.bundle == "off" else options.bundle,
+        role=None if options.bundle == "off" or not held.agreement.streams() else options.bundle,
+        agreement=held.agreement,
     )
     try:
-        if not _load(engine, sources, must=key is not None):
+        for number, source in zip(held.servers, sources, strict=True):
+            engine.add(os.dup(number), source)
+        if held.manifest is not None:
+            engine.resume(held.manifest)
+        elif _load(engine, sources[0], must=key is not None):
+            held.keep_manifest(engine.keep())
+        else:
             engine.close()
             return None
-        device = mount_on(",".join(sources), mountpoint)
+        if not held.is_mounted:
+            held.keep_device(mount_on(",".join(sources), mountpoint, held.device))
+        assert held.device is not None
         try:
-            engine.start(device)
+            engine.start(os.dup(held.device))
         except BaseException:
             unmount(mountpoint)
             raise
@@ -85,8 +137,26 @@ def start(
     except BaseException:
         engine.close()
         raise
-    engine.stream(mountpoint)
+    _stream(engine, mountpoint, held)
     return engine
+
+
+def _stream(engine: Engine, mountpoint: str, held: Held) -> None:
+    """What follows when an engine has begun to serve, for the first time or after another one's death."""
+    # By their paths, as long as these are what they were: a node's root changes soon.
+    root = held.root
+    if root < 0 and held.agreement.streams():
+        root = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    readahead = held.readahead if held.readahead >= 0 else open_readahead(mountpoint)
+    engine.stream(root, readahead)
+    if not held.is_ready:
+        held.serve(root, readahead)
+    if root >= 0:
+        # Whoever has it keeps the mount from being taken away.
+        os.close(root)
+        held.root = -1
+    if held.restarts:
+        engine.tell_restart(held.reason, held.restarts, time.monotonic() - held.died)
 
 
 def _recorded(options: Options) -> tuple[int, bool]:
@@ -100,21 +170,14 @@ def _recorded(options: Options) -> tuple[int, bool]:
     return FEED if options.speculates else 0, True
 
 
-def _load(engine: Engine, sources: Sequence[str], *, must: bool) -> bool:
-    """Gives an engine its servers, and has it get the manifest; whether there is one, as there must be."""
-    for source in sources:
-        try:
-            fd = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            mend = "a source is a directory, or where NFS is mounted"
-            raise UserError(f"{source}: {error.strerror}", mend) from None
-        engine.add(fd, source)
+def _load(engine: Engine, first: str, *, must: bool) -> bool:
+    """Has an engine get the manifest from one of its servers; whether there is one, as there must be."""
     try:
         engine.load()
     except LoadError as error:
         if error.number == errno.ENOENT:
             if must:
-                message = f"{sources[0]} is no release, so nothing of it is signed"
+                message = f"{first} is no release, so nothing of it is signed"
                 raise UserError(message, UNSIGNED) from None
             return False
         mend = MENDS.get(error.number, "check the servers and the network")

@@ -14,6 +14,7 @@ from orioncache.control.changing import Changes
 from orioncache.control.server import ControlServer
 from orioncache.events import KINDS, SHOWN, Events
 from orioncache.fs.mounting import unmount
+from orioncache.fs.supervisor import Held
 from orioncache.fs.uploading import Upload
 from orioncache.native.engine import Engine
 from orioncache.options import Options
@@ -35,6 +36,7 @@ class ReleaseCache:
         sources: Sequence[str],
         mountpoint: str,
         options: Options,
+        held: Held,
         *,
         control: int | None = None,
         metrics: int | None = None,
@@ -49,6 +51,7 @@ class ReleaseCache:
             sources: the servers' directories.
             mountpoint: where it is served.
             options: as given by the user.
+            held: by the supervisor.
             control: the listening control socket, if it has been made already.
             metrics: the listening socket for metrics, if they are wanted on a port.
             speculation: what guesses beside it, if anything does.
@@ -59,6 +62,7 @@ class ReleaseCache:
         self.mountpoint = mountpoint
         self.options = options
         self._engine = engine
+        self._held = held
         self._control = control
         self._metrics = metrics
         self._speculation = speculation
@@ -68,7 +72,9 @@ class ReleaseCache:
         self._born = _process_start() if born is None else born
         self._events = Events()
         self._asking = threading.Lock()
-        self._upload = Upload(engine, options, self._events, self._born) if options.upload else None
+        self._upload = None
+        if options.upload and not held.restarts:
+            self._upload = Upload(engine, options, self._events, self._born)
 
     def serve(self, ready: Callable[[], None], *, stop_on: Sequence[signal.Signals]) -> None:
         """Answers for the mount, which the engine serves already, until it is taken away or a signal comes.
@@ -128,6 +134,13 @@ class ReleaseCache:
             "prefetch": self._speculation.statistics() if self._speculation is not None else None,
             "upload": None if self._upload is None else self._upload.status(),
             "started_ms": {name: round(1000 * (at - self._born), 3) for name, at in moments.items() if at},
+            "daemon": {
+                "supervised": self._held.is_supervised,
+                "restarts": self._held.restarts,
+                # By the machine's uptime, in seconds.
+                "last_restart": round(self._held.died, 3) if self._held.restarts else None,
+                "resend": figures["fuse"]["resends"],  # type: ignore[index]
+            },
             "events": self._events.last(SHOWN),
         }
 

@@ -49,6 +49,7 @@ class Cache:
         options: Options,
         proc: ProcPaths,
         *,
+        control: int | None = None,
         metrics: int | None = None,
     ) -> None:
         """Takes the sources' descriptors.
@@ -58,6 +59,7 @@ class Cache:
             mountpoint: where to serve it.
             options: as given by the user.
             proc: where our own descriptors are.
+            control: the listening control socket, if it has been made already.
             metrics: the listening socket for metrics, if they are wanted on a port.
 
         Raises:
@@ -66,6 +68,7 @@ class Cache:
         self.sources = list(sources)
         self.mountpoint = mountpoint
         self.options = options
+        self._control = control
         self._metrics = metrics
         self._started = time.monotonic()
         self._events = Events()
@@ -120,8 +123,9 @@ class Cache:
     ) -> None:
         self._operations = operations = Operations(tree)
         with ControlServer(
-            self.options.control,
+self.options.control,
             self.status,
+            self._control,
             metrics=self._metrics,
             events=self._events,
             changes=Changes(self._upstreams, self.status),

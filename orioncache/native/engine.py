@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from orioncache.native.supervision import Agreement
+
 READ_AROUND_AUTO: int = lib.ORION_READ_AROUND_AUTO
 
 SEVERITIES = ("info", "warning", "error")
@@ -106,6 +108,7 @@ class Engine:
         first_touches: bool = False,
         learns: bool = False,
         role: str | None = None,
+        agreement: Agreement | None = None,
     ) -> None:
         """Creates it.
 
@@ -128,6 +131,7 @@ class Engine:
                 nothing pushed.
             learns: the same until a bundle is found, or :meth:`end_learning`; wants trace_records.
             role: whose bundle is streamed; None: none.
+            agreement: with the engines before and after it on the same device, if there may be any.
         """
         options = ffi.new("struct orion_engine_options *")
         options.cache_size = cache_size
@@ -146,6 +150,8 @@ class Engine:
         options.first_touches = first_touches
         options.learns = learns
         options.role = (role or "").encode()
+        if agreement is not None:
+            options.agreement = agreement.handle
         if key is not None:
             options.signed_only = True
             ffi.memmove(options.key, key, len(options.key))
@@ -198,16 +204,32 @@ class Engine:
             text = ffi.string(lib.orion_engine_problem(self._engine)).decode(errors="backslashreplace")
             raise LoadError(text or os.strerror(-result), -result)
 
+    def keep(self) -> int:
+        """Moves the manifest into a file in memory, and returns a descriptor of it, for :meth:`resume`."""
+        kept = ffi.new("int *")
+        _check(lib.orion_engine_keep(self._engine, kept))
+        return int(kept[0])
+
+    def resume(self, manifest: int) -> None:
+        """In place of :meth:`load`: serves what a dead engine served; asks no server."""
+        _check(lib.orion_engine_resume(self._engine, manifest))
+
     def start(self, device: int) -> None:
         """Serves a mounted device (:mod:`orioncache.native.mount`), and takes it over."""
         _check(lib.orion_engine_start(self._engine, device))
 
-    def stream(self, mountpoint: str) -> None:
+    def stream(self, root: int, readahead: int) -> None:
         """Streams the bundle, if there is one, and lets the kernel read ahead on the mount when that is done.
 
-        Where /sys is not ours to write the kernel reads 128 KiB ahead.
+        Args:
+            root: a descriptor (O_PATH) of the mount's root, which only a bundle needs.
+            readahead: of its readahead; negative where /sys is not ours to write: it stays at 128 KiB.
         """
-        lib.orion_engine_stream(self._engine, os.fsencode(mountpoint))
+        lib.orion_engine_stream(self._engine, root, readahead)
+
+    def tell_restart(self, reason: str, restarts: int, pause: float) -> None:
+        """Tells of a daemon's death: of what, the how manieth, and for how many seconds none was there."""
+        lib.orion_engine_tell_restart(self._engine, reason.encode(), restarts, int(pause * 1e9))
 
     def is_learning(self) -> bool:
         """Whether it was created to learn, and neither found a bundle nor was told to end."""
@@ -278,7 +300,11 @@ class Engine:
             "cache": _fields(found.store, "struct orion_store_statistics"),
             "fetch": _fields(found.fetch, "struct orion_fetch_statistics"),
             "bundle": _fields(found.bundle, "struct orion_bundle_statistics"),
-            "fuse": {"upcalls": upcalls, "reads_in_flight": found.reads_in_flight},
+            "fuse": {
+                "upcalls": upcalls,
+                "reads_in_flight": found.reads_in_flight,
+                "resends": bool(found.session.resends),
+            },
             "manifest_bytes": found.manifest_bytes,
         }
 

@@ -2,18 +2,16 @@
 
 import os
 
-from orioncache.native._orion import ffi, lib
+from orioncache.native._orion import lib
 
 
-def mount(source: str, path: str) -> int:
-    """Mounts, read-only and for all users, and returns the device's descriptor.
+def mount(source: str, path: str, device: int) -> None:
+    """Mounts a descriptor of /dev/fuse, read-only and for all users.
 
     Raises:
-        OSError: as mount(2), or as opening /dev/fuse did.
+        OSError: as mount(2).
     """
-    device = ffi.new("int *")
     _check(lib.orion_mount(os.fsencode(source), os.fsencode(path), device))
-    return int(device[0])
 
 
 def unmount(path: str) -> None:
@@ -23,6 +21,14 @@ def unmount(path: str) -> None:
         OSError: nothing is mounted there, or we are not root.
     """
     _check(lib.orion_unmount(os.fsencode(path)))
+
+
+def open_readahead(path: str) -> int:
+    """A descriptor of how far the kernel reads ahead on a mount; negative: it cannot be set.
+
+    Asks the mount for its attributes: another thread must be answering.
+    """
+    return int(lib.orion_readahead_open(os.fsencode(path)))
 
 
 def widen_readahead(path: str) -> bool:

@@ -73,6 +73,10 @@ class RunningCache:
         """All that it has logged."""
         return self._log.read_text(errors="replace")
 
+    def daemon(self) -> int:
+        """The process that serves; a supervised one is a child of ``process``."""
+        return int(self.status()["pid"])
+
     def drop_page_cache(self) -> None:
         """Has the kernel forget the content of its files, so that reads reach the cache again."""
         for directory, _, names in os.walk(self.path):

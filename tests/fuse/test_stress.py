@@ -147,7 +147,7 @@ def test_a_node_short_of_memory_goes_on(source: Path, start_cache: StartCache) -
 
     with memory_group() as group:
         group.limit(LITTLE_MEMORY)
-        group.take(cache.process.pid)
+        group.take(cache.daemon())
         reader = multiprocessing.get_context("fork").Process(target=read)
         try:
             reader.start()
@@ -251,9 +251,9 @@ def test_a_long_mixed_load_leaves_nothing_behind(source: Path, start_cache: Star
 
     # The first half fills caches and allocators; the second may add next to nothing.
     done = _load(cache.path, source, 4, SOAK / 2, SEED)
-    warm = _resources(cache.process.pid)
+    warm = _resources(cache.daemon())
     done += _load(cache.path, source, 4, SOAK / 2, SEED + 100)
-    after = _resources(cache.process.pid)
+    after = _resources(cache.daemon())
     print(f"{cache.kind}: {done} reads in {SOAK:.0f} s; KiB resident, descriptors, threads: {warm}, {after}")
     # The interpreter's allocator needs some room to breathe; one leaked block in a hundred reads is far more.
     assert after[0] - warm[0] < 16 * 1024, (warm, after)
