@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 /* Reading around a miss: below this round trip it is worth nothing; it grows to the whole at the other one. */
@@ -13,10 +14,12 @@
 #define AROUND_MOST (1u << 20)
 /* Speculative bytes on their way at the same time. */
 #define AHEAD_MOST (8u << 20)
+/* <asm-generic/mman-common.h> of 5.14: MADV_POPULATE_READ. */
+#define POPULATE_READ 22
 /* Who waits so long for a read notices. */
 #define STALL_NS 200000000u
 
-static const uint8_t zeros[1u << 20];
+static const uint8_t zeros[1u << 20] __attribute__((aligned(4096)));
 
 int orion_fetch_create(const struct orion_manifest *manifest, struct orion_store *store,
 		       struct orion_upstreams *upstreams, struct orion_events *events,
@@ -26,6 +29,8 @@ int orion_fetch_create(const struct orion_manifest *manifest, struct orion_store
 
 	if (!fetch)
 		return -ENOMEM;
+	/* A page that is not there yet cannot be had while we are killed, and an answer from it would fail. */
+	(void)madvise((void *)zeros, sizeof(zeros), POPULATE_READ);
 	fetch->was_ahead = calloc(manifest->block_count + 1, sizeof(bool));
 	fetch->kernel_has = calloc(manifest->block_count + 1, sizeof(bool));
 	if (!fetch->was_ahead || !fetch->kernel_has || orion_packs_create(manifest, upstreams, &fetch->packs)) {

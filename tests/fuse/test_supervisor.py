@@ -96,10 +96,10 @@ def _need_resend(cache: RunningCache) -> None:
 
 
 def _size(pid: int) -> tuple[int, int]:
-    """Open files, and bytes of memory that nobody else has."""
+    """Open files, and bytes of memory, whoever else has them as well."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    private = sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
-    return len(os.listdir(f"/proc/{pid}/fd")), private << 10
+    (resident,) = (int(line.split()[1]) for line in lines if line.startswith("Rss:"))
+    return len(os.listdir(f"/proc/{pid}/fd")), resident << 10
 
 
 @native_release
