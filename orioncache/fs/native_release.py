@@ -88,8 +88,7 @@ def start(
     Raises:
         UserError: no server has a manifest that can be believed, or it cannot be mounted.
     """
-    goes_on = held.manifest is not None
-    if goes_on:
+    if held.restarts:
         # A record of half a boot is of no use.
         options = options.replace(trace="off", upload="")
     records, newest = _recorded(options)
