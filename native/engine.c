@@ -643,6 +643,12 @@ void orion_engine_tell_restart(struct orion_engine *engine, const char *reason, 
 			  reason, restarts, (double)pause_ns / 1e6, restarts, (double)pause_ns / 1e6);
 }
 
+void orion_engine_tell_mount(struct orion_engine *engine, uint32_t severity, const char *text, const char *source)
+{
+	orion_events_note(engine->events, (enum orion_severity)severity, ORION_EVENT_MOUNT, "%s" ORION_FIELD("server") "%s", text,
+			  source);
+}
+
 bool orion_engine_streams(struct orion_engine *engine)
 {
 	return engine->bundle && orion_bundle_streams(engine->bundle);

@@ -106,6 +106,8 @@ void orion_engine_warn(struct orion_engine *engine, const char *text); /* an eve
 /* The event of an engine that goes on after another one's death: what that died of, how many did before, and for how long
  * nobody answered. */
 void orion_engine_tell_restart(struct orion_engine *engine, const char *reason, uint32_t restarts, uint64_t pause_ns);
+/* Another one, about the mount of a server; severity: enum orion_severity. */
+void orion_engine_tell_mount(struct orion_engine *engine, uint32_t severity, const char *text, const char *source);
 
 /* Readable when the mount is gone. */
 int orion_engine_ended_fd(const struct orion_engine *engine);

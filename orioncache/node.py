@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from orioncache.fs.supervisor import Held
+    from orioncache.mounter import Listed
     from orioncache.native.engine import Engine
     from orioncache.options import Options
     from orioncache.prefetch.runner import Runner
@@ -64,6 +65,7 @@ def _supervise(sources: Sequence[str], mountpoint: str, ready: Callable[[], None
     if settings.engine != "native":
         _serve_with_pyfuse3(sources, mountpoint, settings, ready)
         return
+    from orioncache import mounter  # noqa: PLC0415
     from orioncache.fs import native_release  # noqa: PLC0415
     from orioncache.fs.supervisor import Held, Supervisor  # noqa: PLC0415
 
@@ -73,7 +75,7 @@ def _supervise(sources: Sequence[str], mountpoint: str, ready: Callable[[], None
     metrics, problem = _listen_for_metrics(settings)
     _ignore_signals()
 
-    kept = _Kept(born, log, control, metrics)
+    kept = _Kept(born, log, control, metrics, mounter.read_list())
 
     def serve(held: Held) -> None:
         _serve(sources, mountpoint, settings, held, ready=ready, kept=kept, problem=problem)
@@ -106,13 +108,17 @@ class _Kept:
         log: of the kernel, if it can be written.
         control: the listening control socket.
         metrics: the listening socket for metrics, if they are wanted on a port.
+        listed: the servers that the initramfs was told of, mounted or not.
     """
 
-    def __init__(self, born: float, log: int | None, control: int, metrics: int | None) -> None:
+    def __init__(
+        self, born: float, log: int | None, control: int, metrics: int | None, listed: tuple[str, list[Listed]] | None
+    ) -> None:
         self.born = born
         self.log = log
         self.control = control
         self.metrics = metrics
+        self.listed = listed
 
 
 def _serve(
@@ -125,6 +131,7 @@ def _serve(
     kept: _Kept,
     problem: str,
 ) -> None:
+    from orioncache import mounter  # noqa: PLC0415
     from orioncache.fs import native_release  # noqa: PLC0415
 
     was_ready = held.is_ready
@@ -137,6 +144,7 @@ def _serve(
         engine.warn(problem)
     if not was_ready:
         ready()
+    mounter.begin(engine, kept.listed)
     speculation = _speculate(engine, settings, len(sources))
     uploads = settings.upload and not held.restarts
     # What follows is for people, and slower to import than all before: not while a node boots.

@@ -308,6 +308,27 @@ class Engine:
             "manifest_bytes": found.manifest_bytes,
         }
 
+    def servers(self) -> list[tuple[int, str, str, str]]:
+        """Number, source, state and reason of each server. From any thread."""
+        found = ffi.new("struct orion_engine_statistics *")
+        lib.orion_engine_statistics(self._engine, found)
+        return [
+            (
+                number,
+                ffi.string(server.source).decode(errors="surrogateescape"),
+                ffi.string(lib.orion_state_name(server.state)).decode(),
+                ffi.string(server.reason).decode(errors="backslashreplace"),
+            )
+            for number, server in enumerate(found.servers[0 : found.server_count])
+            if server.state != lib.ORION_REMOVED
+        ]
+
+    def tell_mount(self, severity: str, text: str, source: str) -> None:
+        """An event about the mount of a server; severity is one of ``SEVERITIES``. From any thread."""
+        lib.orion_engine_tell_mount(
+            self._engine, SEVERITIES.index(severity), os.fsencode(text), os.fsencode(source)
+        )
+
     def moments(self) -> dict[str, float]:
         """When the manifest was there and verified, and the first request came; after :meth:`statistics`.
 
