@@ -1,9 +1,10 @@
-"""Mounts a node's servers while it runs: those that the boot did not wait for, and those whose mount is of no use.
+"""Mounts the servers of a node that runs: those that its boot did not wait for, and those with a bad mount.
 
-The initramfs leaves a list of the servers (``nfsmount -l``). A thread of its own looks at them, and at how the
-engine finds them; for each that wants a mount a helper process (``nfsmount -f``) is started, which hands over the
-mount's descriptor: nothing is ever mounted in a directory, and no path but the helper's own is used, for the root
-that the node has changed to is the one that is served from here. A mount that hangs is killed with its process.
+The initramfs leaves a list of the servers (``nfsmount -l``). A thread of its own looks at them and at how the
+engine finds them; for each that wants a mount a helper process (``nfsmount -f``) is started, which hands the
+mount's descriptor over: nothing is ever mounted in a directory, and no path but the helper's own is used, for
+the root that the node has changed to is the one that is served from here. A mount that hangs is killed with
+its process.
 
 It never gives up. A node imports this before it serves its root: nothing that is slow to import is used here.
 """
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
             """An event."""
 
 
-# Both in the initramfs, which stays the root of whoever was started in it; the list until the root is changed.
+# Both in the initramfs, which stays the root of whoever began there; the list until the root is changed.
 HELPER = "/bin/nfsmount"
 LIST = "/run/orion/servers"
 

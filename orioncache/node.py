@@ -144,7 +144,7 @@ def _serve(
         engine.warn(problem)
     if not was_ready:
         ready()
-    mounter.begin(engine, kept.listed)
+    mounting = mounter.begin(engine, kept.listed)
     speculation = _speculate(engine, settings, len(sources))
     uploads = settings.upload and not held.restarts
     # What follows is for people, and slower to import than all before: not while a node boots.
@@ -165,6 +165,7 @@ def _serve(
         metrics=kept.metrics,
         born=kept.born,
         speculation=speculation,
+        mount=mounting.mount if mounting is not None else None,
     )
     cache.serve(lambda: None, stop_on=())
 

@@ -12,7 +12,7 @@ from orioncache.errors import UserError
 from orioncache.mounter import Listed, Mounter, read_list
 from tests.waiting import wait_until
 
-# Hands over what is at /, as if it were a mount, or says why not; a file beside it decides. Speaks as nfsmount.
+# Hands over what is at /, as if it were a mount, or says why not, as nfsmount does; a file beside it decides.
 HELPER = """#!{python}
 import os, socket, sys, time
 here = {here!r}
