@@ -53,8 +53,9 @@ SOON, FIRST, LONGEST = 0.3, 1.0, 30.0
 ATTEMPT, BEYOND = 10, 2.0
 # For somebody who waits for it.
 WAITED_FOR = 4
-# How long a server is dead before its mount is believed to be the cause: most come back by themselves.
-DEAD_FOR = 5.0
+# How long a server is dead before its mount is believed to be the cause: most come back by themselves. And how
+# long, at least, a new mount has for doing better.
+DEAD_FOR, AGAIN = 5.0, 5.0
 
 # A superblock of its own, with nothing in it that was believed before.
 ANEW = "nosharecache"
@@ -304,14 +305,13 @@ class Mounter:
                 continue
             server.number, state, reason = found[server.place]
             stale = "stale" in reason.lower() and state in ("suspect", "dead")
-            if not stale and state != "dead":
+            if state in ("good", "slow"):
+                server.wants, server.next, server.pause = None, now, FIRST
+            elif not stale and state != "dead":
                 server.wants = None
             elif server.wants is None:
-                server.wants = now if stale else now + DEAD_FOR
-                server.next = server.wants
-                server.pause = FIRST
-            elif stale and server.wants > now:
-                server.wants = server.next = now
+                server.wants = now
+                server.next = max(server.next, now + (0.0 if stale else DEAD_FOR))
 
     def _forget(self, server: _Server) -> None:
         """It was removed; a mount that is under way comes too late."""
@@ -369,17 +369,18 @@ class Mounter:
         try:
             if server.number is None:
                 server.number = self._engine.add(fd, server.source)
-                text = f"{server.source} is mounted, and one of the servers now"
+                self._tell("info", server, f"{server.source} is mounted, and one of the servers now")
             else:
-                self._engine.replace(server.number, fd)
-                text = f"{server.source} is mounted anew"
+                self._engine.replace(server.number, fd)  # tells of it
+                # Reads there may have to wait for the end of the server's grace period.
+                server.pause = min(LONGEST, max(AGAIN, 2 * server.pause))
+                server.next = now + server.pause
         except OSError as error:
             os.close(fd)
             server.wants = now
             self._failed(server, f"the engine does not take it: {error.strerror}")
             return
         server.device, server.why = device, ""
-        self._tell("info", server, text)
 
     def _failed(self, server: _Server, why: str) -> None:
         server.next = time.monotonic() + server.pause

@@ -566,10 +566,13 @@ static void cut_short(struct request *requests, int count, const struct shared *
 	for (int i = 0; i < count; i++) {
 		const struct report *report = &shared->reports[i];
 		const long waited = now - report->since;
+		/* One that has failed before is only being tried again. */
+		const long grace = report->stage == STAGE_MOUNT && report->answered ? ANSWERING_MS :
+				   report->error ? 0 : GRACE_MS;
 
 		if (!requests[i].child || report->stage == STAGE_DONE)
 			continue;
-		if (first && now - first >= (report->stage == STAGE_MOUNT && report->answered ? ANSWERING_MS : GRACE_MS)) {
+		if (first && now - first >= grace) {
 			kill(requests[i].child, SIGKILL);
 			continue;
 		}
