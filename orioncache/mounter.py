@@ -53,8 +53,8 @@ SOON, FIRST, LONGEST = 0.3, 1.0, 30.0
 ATTEMPT, BEYOND = 10, 2.0
 # For somebody who waits for it.
 WAITED_FOR = 4
-# How long a server is dead before its mount is believed to be the cause: most come back by themselves; and how
-# long, at least, a new mount has for doing better.
+# How long a server is dead before its mount is believed to be the cause: most come back by themselves. And
+# how long, at least, a new mount has for doing better.
 DEAD_FOR, AGAIN = 5.0, 5.0
 
 # A superblock of its own, with nothing in it that was believed before.
