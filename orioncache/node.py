@@ -112,7 +112,12 @@ class _Kept:
     """
 
     def __init__(
-        self, born: float, log: int | None, control: int, metrics: int | None, listed: tuple[str, list[Listed]] | None
+        self,
+        born: float,
+        log: int | None,
+        control: int,
+        metrics: int | None,
+        listed: tuple[str, list[Listed]] | None,
     ) -> None:
         self.born = born
         self.log = log

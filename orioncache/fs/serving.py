@@ -123,7 +123,7 @@ class Cache:
     ) -> None:
         self._operations = operations = Operations(tree)
         with ControlServer(
-self.options.control,
+            self.options.control,
             self.status,
             self._control,
             metrics=self._metrics,
