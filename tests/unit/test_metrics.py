@@ -20,6 +20,7 @@ from orioncache.errors import UserError
 from orioncache.events import Events
 from orioncache.options import Options, metrics_place
 from orioncache.store import BlockStore
+from orioncache.upstream.health import ServerState
 from tests.checkout import TOP
 
 SERVER_STATUS: dict[str, Any] = {
@@ -119,10 +120,11 @@ def test_every_metric_has_one_help_and_one_type_and_is_named_as_its_kind() -> No
     assert len(families) == len({family.name for family in families})
 
 
-def test_states_are_those_of_the_engine() -> None:
+def test_states_are_those_of_both_engines() -> None:
     source = (TOP / "native/health.c").read_text()
     (names,) = re.findall(r"names\[\] = \{(.*)\};", source)
     assert set(re.findall(r'"(\w+)"', names)) == {*STATES, "removed"}
+    assert {state.value for state in ServerState} == set(STATES)
 
 
 def test_a_status_that_lacks_figures_has_fewer_metrics() -> None:
