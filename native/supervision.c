@@ -15,7 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define STACK_BYTES (16u << 10)
+#define STACK_BYTES (64u << 10)
 
 struct lifeline {
 	int fd, error;
