@@ -47,8 +47,11 @@ def run_in_background(
     try:
         os.setsid()
 
+        # Now: a node's supervisor gets to this when /dev may have gone to the node's root already.
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+
         def ready() -> None:
-            _let_streams_go()
+            _let_streams_go(null)
             until_ready()
             nonlocal is_told
             if not is_told:
@@ -98,11 +101,8 @@ def _wait(child: int, reading: int) -> None:
     )
 
 
-def _let_streams_go() -> None:
+def _let_streams_go(null: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
-    if null > 2:
-        os.close(null)
