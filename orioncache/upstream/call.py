@@ -136,8 +136,8 @@ class Call:
 
     def _won(self, winner: Job) -> None:
         others = [job for job in self.jobs if not job.resent]
-        if winner.hedge:
-            winner.server.hedges_won += 1
+        if winner.hedged is not None:
+            winner.hedged.hedges_won += 1
         for job in others:
             self._upstreams.came_later(job.server)
 
@@ -169,8 +169,8 @@ class Call:
             self._hedged = True
             server = self._next(now, to_hedge=True)
             if server is not None and upstreams.budget.take():
-                self._send(server, now).hedge = True
-                server.hedges += 1
+                self._send(server, now).hedged = late = active[0].server
+                late.hedges += 1
                 upstreams.count_hedge()
         return self._look_again(now)
 

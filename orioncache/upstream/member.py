@@ -32,8 +32,8 @@ class Member(abc.ABC):
         heard: when it last answered a read of file content, and when another question.
         calls, reads, bytes_read, errors, timeouts: counts since the start.
         mismatches: blocks of a release that were not what its manifest says.
-        hedges, hedges_won: questions that it was asked because another server was slower than usual, and
-            those that it answered first.
+        hedges, hedges_won: questions that another server was asked as well, because this one was slower than
+            usual; and those of them that the other one answered first.
         resent: questions that it did not answer in time, and that were sent elsewhere.
         switches: how often it became the current one.
         overdue: the question whose answer was missing when it became suspect; None if it is for another

@@ -41,7 +41,7 @@ class Job:
         reading: whether it reads file content.
         probe: whether nobody but us wants to know.
         measures: whether it is so small that it takes a round trip and no more.
-        hedge: whether it was sent because another server was slower than usual.
+        hedged: the server that was slower than usual, if it was sent for that.
         resent: whether it has been sent elsewhere because its server is in trouble.
         queued, started, ended: when; None until then. ``ended`` is set by the thread, last of all.
         progressed: when a part of it was answered last; at first, when it started.
@@ -58,7 +58,7 @@ class Job:
         "ended",
         "error",
         "given_up",
-        "hedge",
+        "hedged",
         "landed",
         "measures",
         "probe",
@@ -89,7 +89,7 @@ class Job:
         self.reading = reading
         self.probe = probe
         self.measures = measures
-        self.hedge = False
+        self.hedged: Member | None = None
         self.resent = False
         self.queued = now
         self.started: float | None = None

@@ -240,9 +240,10 @@ def test_next_source_is_used_when_one_fails(
     assert sorted(os.listdir(cache.path)) == ["file", "large", "sub"]
     assert {path: (cache.path / path).stat().st_ino for path in numbers} == numbers
     one, other = cache.status()["servers"]
-    assert (one["state"] in ("suspect", "dead"), one["current"]) == (True, False)
+    assert one["state"] in ("suspect", "dead"), one
+    assert one["current"] is False
     assert (other["state"], other["current"]) == ("good", True)
-    assert one["errors"] + one["resent"] + other["hedges"] > 0
+    assert one["errors"] + one["resent"] + one["hedges"] > 0
     assert other["bytes"] > 0
     # A process cannot end while a stopped FUSE daemon owes it the answer to a close.
     first.process.send_signal(signal.SIGCONT)
