@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -246,6 +247,28 @@ def test_a_server_whose_files_go_and_come_back_is_followed(
     orion("server", "add", cache.socket, pair[0])
     wait_until(lambda: states(cache)["a"][0] == "good", "it is good again")
     read_all(cache, tree)
+    assert cache.end() == 0
+    assert follower.process.wait(timeout=20) == 0
+    follower.process.stderr.close()
+
+
+@pytest.mark.kinds(kinds.NATIVE_RELEASE)
+def test_followers_and_the_port_survive_the_daemon(
+    start_cache: StartCache, tree: Path, tmp_path: Path
+) -> None:
+    port = free_port()
+    cache = start_cache(tree, options=[f"--metrics-port={port}"])
+    cache.expected = ["the daemon had died"]
+    follower = Follower(cache, tmp_path / "events")
+    wait_until(lambda: bool(follower.events()), "it follows")
+    pid = cache.status()["pid"]
+    os.kill(pid, signal.SIGKILL)
+    # Whoever was being answered until now was cut off.
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "it is dead")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+        assert values(answer.read().decode())["orioncache_daemon_restarts_total"] == 1
+    wait_until(lambda: any("died" in event["text"] for event in follower.events()), "it follows the next one")
+    assert cache.status()["pid"] != pid
     assert cache.end() == 0
     assert follower.process.wait(timeout=20) == 0
     follower.process.stderr.close()
