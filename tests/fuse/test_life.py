@@ -239,9 +239,10 @@ def test_next_source_is_used_when_one_fails(
     assert (cache.path / "sub" / "small").read_bytes() == b"small"
     assert sorted(os.listdir(cache.path)) == ["file", "large", "sub"]
     assert {path: (cache.path / path).stat().st_ino for path in numbers} == numbers
+    # On a busy machine it may have been left before, for being slow, and is only probed.
+    wait_until(lambda: cache.status()["servers"][0]["state"] in ("suspect", "dead"), "it is noticed", 10)
     one, other = cache.status()["servers"]
-    assert one["state"] in ("suspect", "dead"), one
-    assert one["current"] is False
+    assert not one["current"]
     assert (other["state"], other["current"]) == ("good", True)
     assert one["errors"] + one["resent"] + one["hedges"] > 0
     assert other["bytes"] > 0
