@@ -233,3 +233,84 @@ def test_server_of_a_release_that_lies_is_found_out(
         finally:
             liar.tell("heal")
             copy.end()
+
+
+# How many faults; `ORION_FAULTS=10000` for a long run.
+RANDOM_FAULTS = int(os.environ.get("ORION_FAULTS", "60"))
+
+LINES = (
+    "hang",
+    "hang only=read",
+    "hang only=meta",
+    "hang percent=10",
+    "delay 30",
+    "delay 500 percent=5",
+    "error EIO",
+    "error ECONNRESET percent=20",
+    "error ETIMEDOUT only=meta",
+    "short",
+    "hang name=many/1",
+)
+
+
+@kinds.live
+def test_random_faults_of_both_servers_change_no_byte(
+    tree: Path, sources: list[FaultySource], start: Start
+) -> None:
+    options = ["--attr-ttl=0.2s", "--cache-size=1M", "--compressed-size=0", "--read-timeout=1s"]
+    cache = start(sources, options)
+    large = (tree / "large").read_bytes()
+    small = {name: (tree / "many" / name).read_bytes() for name in os.listdir(tree / "many")}
+    problems: list[str] = []
+    rounds = [0] * 3
+    over = threading.Event()
+
+    def read(number: int) -> None:
+        chance = random.Random(number)
+        try:
+            while not over.is_set():
+                name = chance.choice(list(small))
+                if (cache.path / "many" / name).read_bytes() != small[name]:
+                    problems.append(f"{name} is wrong")
+                at = chance.randrange(len(large))
+                with (cache.path / "large").open("rb", buffering=0) as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                    if os.pread(file.fileno(), 70_000, at) != large[at : at + 70_000]:
+                        problems.append(f"large is wrong at {at}")
+                if len(os.listdir(cache.path / "many")) != len(small):
+                    problems.append("names are missing")
+                rounds[number] += 1
+        except OSError as error:
+            problems.append(f"reader {number}: {error}")
+
+    readers = [threading.Thread(target=read, args=[number], daemon=True) for number in range(len(rounds))]
+    for reader in readers:
+        reader.start()
+    chance = random.Random(7)
+    for _ in range(RANDOM_FAULTS):
+        source = chance.choice(sources)
+        source.tell(chance.choice(LINES))
+        time.sleep(chance.uniform(0.02, 0.3))
+        source.tell(chance.choice(("heal", "heal", "heal EIO", "heal ENOTCONN")))
+    for source in sources:
+        source.tell("heal")
+    done = list(rounds)
+    wait_until(lambda: all(now > then for now, then in zip(rounds, done, strict=True)), "all read on", 60)
+    over.set()
+    for reader in readers:
+        reader.join(20)
+    assert problems == []
+    wait_until(
+        lambda: {server["state"] for server in cache.status()["servers"]} <= {"good", "slow"},
+        "all are well",
+        40,
+    )
+    wait_until(
+        lambda: sum(server["stuck"] for server in cache.status()["servers"]) == 0, "no thread is stuck", 20
+    )
+    found = cache.status()
+    assert found["failover"]["waiting"] == 0
+    assert found["fuse"]["reads_in_flight"] == 0
+    # The most that the pools may have, the event loop, C's, the control socket's.
+    assert len(os.listdir(f"/proc/{cache.process.pid}/task")) < 2 * (8 + 8 + 1 + 1) + 12
+    assert len(os.listdir(f"/proc/{cache.process.pid}/fd")) < 200
