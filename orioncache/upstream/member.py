@@ -85,6 +85,30 @@ class Member(abc.ABC):
         """Threads that were given up so far."""
         return 0
 
+    def statistics(self) -> dict[str, object]:
+        """What the status says of it. For any thread."""
+        return {
+            "number": self.index,
+            "source": self.source,
+            "state": self.health.state.value,
+            "reason": self.health.reason,
+            "draining": self.health.draining,
+            "reads": self.reads,
+            "calls": self.calls,
+            "bytes": self.bytes_read,
+            "errors": self.errors,
+            "timeouts": self.timeouts,
+            "mismatches": self.mismatches,
+            "hedges": self.hedges,
+            "hedges_won": self.hedges_won,
+            "resent": self.resent,
+            "switches": self.switches,
+            "stuck": self.stuck,
+            "abandoned": self.abandoned,
+            "pending": self.pending,
+            "latency_ms": self.latency.as_dict(),
+        }
+
     def latency_of(self, *, reading: bool) -> Latency:
         """Of the questions of a kind."""
         return self.latency if reading else self.questions

@@ -34,6 +34,10 @@ T = TypeVar("T")
 # Seconds after a call for which files count as being read.
 ACTIVITY = 5.0
 
+# Changes of one server's state that are told of within so many seconds.
+TOLD_MOST = 10
+TOLD_WITHIN = 30.0
+
 # Servers are held against each other at most so often, unless one of them falls out.
 COMPARED = 0.05
 
@@ -97,6 +101,7 @@ class UpstreamSet:
         self._all = {"calls": 0, "switches": 0, "hedges": 0, "hedges_won": 0, "resent": 0, "stalls": 0}
         self._longest_stall = 0.0
         self._told_none = False
+        self._told: dict[Member, list[float]] = {server: [] for server in self.servers}
 
     async def call(
         self, work: Callable[[Any], T], *, reading: bool = False, small: bool = False, wait: bool = True
@@ -174,35 +179,10 @@ class UpstreamSet:
 
     def statistics(self) -> dict[str, object]:
         """``servers`` and ``failover`` of the status; may be called from any thread."""
-        calls = max(1, self._all["calls"])
-        extra = self._all["hedges"] + self._all["resent"]
         servers = list(self.servers)
+        extra = self._all["hedges"] + self._all["resent"]
         return {
-            "servers": [
-                {
-                    "number": server.index,
-                    "source": server.source,
-                    "state": server.health.state.value,
-                    "reason": server.health.reason,
-                    "draining": server.health.draining,
-                    "current": server is self.current,
-                    "reads": server.reads,
-                    "calls": server.calls,
-                    "bytes": server.bytes_read,
-                    "errors": server.errors,
-                    "timeouts": server.timeouts,
-                    "mismatches": server.mismatches,
-                    "hedges": server.hedges,
-                    "hedges_won": server.hedges_won,
-                    "resent": server.resent,
-                    "switches": server.switches,
-                    "stuck": server.stuck,
-                    "abandoned": server.abandoned,
-                    "pending": server.pending,
-                    "latency_ms": server.latency.as_dict(),
-                }
-                for server in servers
-            ],
+            "servers": [{**server.statistics(), "current": server is self.current} for server in servers],
             "failover": {
                 "switches": self._all["switches"],
                 "hedges": self._all["hedges"],
@@ -211,7 +191,7 @@ class UpstreamSet:
                 "stalls": self._all["stalls"],
                 "longest_stall_ms": round(1000 * self._longest_stall, 3),
                 "waiting": self.waiting,
-                "extra_reads_pct": round(100 * extra / calls, 2),
+                "extra_reads_pct": round(100 * extra / max(1, self._all["calls"]), 2),
             },
         }
 
@@ -250,6 +230,7 @@ class UpstreamSet:
             server.removed = True
             self.servers = [one for one in self.servers if one is not server]
             del self._probings[server]
+            self._told.pop(server, None)
             if self.current is server:
                 self._switch(self.ranked()[0], self.clock(), f"{server.source} was removed")
             server.close()
@@ -489,6 +470,14 @@ class UpstreamSet:
         )
 
     def _tell_state(self, server: Member, text: str, *, good: bool = False) -> None:
+        """Tells what became of a server, unless that changes all the time."""
+        now = self.clock()
+        told = self._told[server] = [at for at in self._told.get(server, []) if now - at < TOLD_WITHIN]
+        if len(told) > TOLD_MOST:
+            return
+        told.append(now)
+        if len(told) > TOLD_MOST:
+            text += f" (no more of this for {TOLD_WITHIN:g} s)"
         tell = self._events.info if good else self._events.warning
         tell(text, "state", server=server.source, state=server.health.state.value)
 
