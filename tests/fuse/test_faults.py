@@ -16,6 +16,7 @@ import pytest
 from tests.faulty_source import FaultySource
 from tests.fuse import kinds
 from tests.fuse.conftest import RunningCache, StartCache
+from tests.program import IS_SANITIZED
 from tests.waiting import wait_until
 
 # What a cache may say of its servers here.
@@ -91,7 +92,7 @@ def test_no_process_notices_what_happens_to_one_server(
             longest = max(longest, time.monotonic() - began)
     assert digest.digest() == hashlib.sha256((tree / "large").read_bytes()).digest()
     # A quarter of a second at worst, plus what this machine, which others use too, keeps us waiting.
-    assert longest < 2.5, f"a read took {longest:.3f} s"
+    assert longest < 2.5 or IS_SANITIZED, f"a read took {longest:.3f} s"
     found = cache.status()
     assert found["servers"][1]["current"]
     assert found["failover"]["switches"] >= 1
