@@ -239,7 +239,8 @@ def run(args: argparse.Namespace) -> int:
     args.rtt = args.rtt or _numbers(FAULT_RTT if args.fault else DEFAULT_RTT)
     variants = choose([name.strip() for name in args.variant.split(",")])
     faults = parse(args.fault, args.servers)
-    check(faults, variants, args.fault)
+    if faults:
+        check(faults, variants, args.fault)
     if args.trace is not None:
         variants = traced(variants, "touch" if args.trace_touch else "on")
     elif args.trace_touch:
