@@ -54,7 +54,8 @@ def probed(sample: Sample, trouble: str, report: Report) -> Sample:
         )
     own = sample.cache.get("failover")
     failover: dict[str, Any] = own if isinstance(own, dict) else {}
-    stalls = [sent.longest_ns / 1e9] if sent is not None else []
+    # Where the root did not come up there was nobody to be stalled.
+    stalls = [sent.longest_ns / 1e9] if sent is not None and sent.started else []
     if (milliseconds := _figure(failover, "longest_stall_ms")) is not None:
         stalls.append(milliseconds / 1000)
     switches = _figure(failover, "switches")

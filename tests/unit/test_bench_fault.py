@@ -215,6 +215,10 @@ def test_a_boot_that_failed_is_an_error_too():
     assert (silent.errors, silent.wrong_bytes, silent.longest_stall_s, silent.probe) == (1, None, None, None)
 
 
+def test_without_a_root_there_is_no_stall():
+    assert probed(failure(), "kill@mount", port(started=False, longest_ns=0)).longest_stall_s is None
+
+
 def faulty(fault, variant="orion", stall=0.1, userland=1.0, **changes):
     probe = Probe(
         100, 0, 4096, 1, finished=True, stalls=[Stall(1.6, stall)], fault_at_s=1.5 if fault else None
