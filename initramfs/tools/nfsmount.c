@@ -20,10 +20,10 @@
  * nobody waits for do that; what they do not find, nobody will.
  *
  * Each connection is tried before the kernel mounts: it does not set up one client while another waits for its server
- * (nfs4_match_client() in fs/nfs/nfs4client.c), so a dead server would hold up the mounts of all others. A server that
- * accepts connections and answers nothing is found out by an RPC of our own, which is under way beside the mount and so
- * costs no round trip: whoever has not answered it after SILENT_MS, and holds up another one's mount, is killed, and
- * mounted again only when it has answered.
+ * (nfs4_match_client() and nfs_clid_init_mutex in fs/nfs), so a dead server would hold up the mounts of all others. A
+ * server that accepts connections and answers nothing is found out by an RPC of our own, which is under way beside the
+ * mount and so costs no round trip: whoever has not answered it after SILENT_MS while another one's mount waits is
+ * killed, and mounted again only when it has answered. So is, after STUCK_MS, who began first of those that wait.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -72,7 +72,7 @@ enum { MAX_SERVERS = 16, MAX_AHEAD = 8, RETRY_MS = 100, TEXT = 1024 };
 enum { GRACE_MS = 30, ANSWERING_MS = 200 };
 /* How long an answer to an RPC that does nothing may take, and a whole mount, both beside some round trips of the
  * connection; after that another server's mount is not held up any more. */
-enum { SILENT_MS = 100, SILENT_ROUND_TRIPS = 4, STUCK_MS = 1500, STUCK_ROUND_TRIPS = 50, AGAIN_MS = 500, LOOK_MS = 10 };
+enum { SILENT_MS = 100, SILENT_ROUND_TRIPS = 4, STUCK_MS = 500, STUCK_ROUND_TRIPS = 50, AGAIN_MS = 500, LOOK_MS = 10 };
 /* How long a server waits for those before it on the command line, which would be mounted first if all are as quick. */
 enum { HEAD_START_US = 5000, HEAD_START_LOOK_US = 250 };
 /* Of a file that is read ahead; and how much of it the kernel can be told at once (it forgets what is beyond its readahead). */
@@ -788,10 +788,13 @@ int main(int argc, char **argv)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		requests[count++] = (struct request){ .source = argv[optind], .wary = true };
 	} else {
-		if (optind >= argc || (argc - optind) % 2 || (argc - optind) / 2 > MAX_SERVERS)
+		if (optind >= argc || (argc - optind) % 2)
 			return usage();
 		for (; optind < argc; optind += 2)
-			requests[count++] = (struct request){ .source = argv[optind], .directory = argv[optind + 1] };
+			if (count < MAX_SERVERS)
+				requests[count++] = (struct request){ .source = argv[optind], .directory = argv[optind + 1] };
+			else
+				printf("%s: there are %d servers without it, as many as there may be\n", argv[optind], count);
 	}
 	if (split_options(manner.options, manner.data, sizeof manner.data, &manner.flags)) {
 		printf("%s: too many mount options\n", manner.options);

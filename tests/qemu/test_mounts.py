@@ -44,8 +44,8 @@ REFUSED = "10.77.0.1:/"
 SILENT = "10.77.0.21:/"
 LISTEN = """
 lan ip addr add 10.77.0.21/24 dev lan
-lan nc -l -p 2049 -s 10.77.0.21 -e $busybox sleep 1000 </dev/null >/dev/null 2>&1 &
-until lan netstat -ltn | $busybox grep -q 10.77.0.21:2049; do $busybox usleep 1000; done
+lan nc -ll -p 2049 -e $busybox sleep 1000 </dev/null >/dev/null 2>&1 &
+until lan netstat -ltn | $busybox grep -q :2049; do $busybox usleep 1000; done
 """
 # A second address of the first server.
 ALIAS = """

@@ -293,6 +293,18 @@ def test_the_helper_says_what_is_wrong_with_a_server(nfsmount, source, why):
         Mounter(Engine(), "vers=4.1", [], helper=str(nfsmount)).mount(source)
 
 
+def test_the_helper_takes_no_seventeenth_server(nfsmount, tmp_path):
+    from subprocess import run
+
+    words = [word for number in range(17) for word in (f"no{number}", tmp_path / str(number))]
+    done = run(
+        [nfsmount, "-o", "ro", "-t", "1", *words], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert "no16: there are 16 servers without it, as many as there may be" in done.stdout
+    assert "no15: not of the form HOST:/PATH" in done.stdout
+
+
 def test_the_helper_leaves_a_list(nfsmount, tmp_path):
     from subprocess import run
 
