@@ -18,6 +18,7 @@ Examples:
   orioncache bench --fault blackhole@mount:server=2:for=5 --variant orion
   orioncache bench --fault all --html faults.html     every kind at three points of the boot, beside plain NFS
   orioncache bench fs --help                          the file system alone, without a boot
+  orioncache bench hedge --help                       hedged reads alone, over servers that are late
 
 Exit code: 0 if every boot was ok, 1 if one was not, 130 after Ctrl-C. With --fault a boot over plain NFS may
 fail: that is a figure too.
@@ -36,6 +37,7 @@ from orioncache.atomic import replacing
 from orioncache.bench.fault import DIVERGENT, FAULT_KERNEL, KINDS, MATRIX_POINTS, Fault, check, parse
 from orioncache.bench.fault import plan as plan_faults
 from orioncache.bench.fs import cli as fs
+from orioncache.bench.hedge import cli as hedge
 from orioncache.bench.kept import DEFAULT, KEPT, Kept
 from orioncache.bench.plan import VARIANTS, Link, Run, Variant, choose, plan
 from orioncache.bench.qemu import Machine, Outcome, choose_accel
@@ -193,10 +195,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.set_defaults(run=run)
     commands = parser.add_subparsers(title="without a boot", metavar="COMMAND")
-    alone = commands.add_parser(
-        "fs", help=fs.HELP, description=fs.__doc__, formatter_class=parser.formatter_class
-    )
-    fs.configure(alone)
+    for name, alone in (("fs", fs), ("hedge", hedge)):
+        alone.configure(
+            commands.add_parser(
+                name, help=alone.HELP, description=alone.__doc__, formatter_class=parser.formatter_class
+            )
+        )
 
 
 def _number(text: str) -> float:

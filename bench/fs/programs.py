@@ -13,18 +13,23 @@ FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror")
 
 def probe() -> Path:
     """What times the operations; static, so that it can be executed from a tree that is measured."""
-    return _compiled(HERE / "probe.c", ["-static"], [])
+    return compiled(HERE / "probe.c", ["-static"], [])
 
 
 def minimal_server() -> Path:
     """The rival: libfuse's low-level interface and no more."""
+    return compiled(HERE / "server/minimal.c", [], libfuse())
+
+
+def libfuse() -> list[str]:
+    """What a program on libfuse is compiled and linked with."""
     pkg_config = require("pkg-config", "pkg-config")
     mend = "apt-get install libfuse3-dev (or: make setup)"
-    libraries = run([pkg_config, "--cflags", "--libs", "fuse3"], mend=mend).decode().split()
-    return _compiled(HERE / "server/minimal.c", [], libraries)
+    return run([pkg_config, "--cflags", "--libs", "fuse3"], mend=mend).decode().split()
 
 
-def _compiled(source: Path, flags: list[str], libraries: list[str]) -> Path:
+def compiled(source: Path, flags: list[str], libraries: list[str]) -> Path:
+    """A program of one file: where it is, compiled if it was not yet."""
     compiler = require("gcc", "build-essential")
     command = [*FLAGS, *flags, *libraries]
     path = cache_directory("bench") / f"{source.stem}-{content_key(source.read_bytes(), *command)}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faulty_source import FaultySource
+from orioncache.bench.faulty import FaultySource
 from tests.fuse import kinds
 from tests.fuse.conftest import RunningCache, StartCache
 from tests.program import IS_SANITIZED

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faulty_source import FaultySource
+from orioncache.bench.faulty import FaultySource
 from tests.waiting import wait_until
 
 CONTENT = os.urandom(100_000)

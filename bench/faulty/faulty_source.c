@@ -7,13 +7,14 @@
  * asked for, or `bad: ` and why:
  *
  *   hang [LIMITS]            requests wait until `heal`
- *   delay MS [LIMITS]        they are answered so much later
+ *   delay MS[-MS] [LIMITS]   they are answered so much later, or by chance between the two
+ *   late MS[-MS] [LIMITS]    the same, on top: a server can take its time with all and more of it with some
  *   error ERRNO [LIMITS]     they fail
  *   corrupt [LIMITS]         what is read has a flipped bit in every 512 bytes
  *   zeros [LIMITS]           what is read is zeros
  *   short [LIMITS]           only half of what is read comes
  *   heal [ERRNO]             no fault from now on; waiting requests go on, or fail
- *   counters                 `ok read=N bytes=N open=N attr=N other=N waiting=N faults=N`
+ *   counters                 `ok read=N bytes=N open=N attr=N other=N waiting=N faults=N late=N`
  *
  * LIMITS: `only=read` or `only=meta` (all but reads), `percent=P`, `above=BYTES` (reads that ask for more alone), `name=TEXT` (paths
  * that hold it alone). Faults of several kinds hold at the same time; a kind that is told again replaces what was told before. Nothing is
@@ -40,14 +41,15 @@
 #include <time.h>
 #include <unistd.h>
 
-enum kind { HANG, DELAY, ERROR, CORRUPT, ZEROS, SHORT, KINDS };
+enum kind { HANG, DELAY, LATE, ERROR, CORRUPT, ZEROS, SHORT, KINDS };
 enum operation { READ, OPEN, ATTR, OTHER, OPERATIONS };
 
-static const char *const kind_names[KINDS] = { "hang", "delay", "error", "corrupt", "zeros", "short" };
+static const char *const kind_names[KINDS] = { "hang", "delay", "late", "error", "corrupt", "zeros", "short" };
 
 struct fault {
 	bool on;
 	long value; /* milliseconds, or an errno */
+	long most;  /* milliseconds, for a delay; value if it is always the same */
 	bool reads, meta;
 	unsigned percent;
 	size_t above;
@@ -64,22 +66,26 @@ static struct {
 	unsigned waiting;           /* under lock */
 	uint64_t random;            /* under lock */
 	atomic_ulong counts[OPERATIONS];
-	atomic_ulong bytes, struck;
+	atomic_ulong bytes, struck, late;
 	const char *directory;
 	int root;
 } state = { .lock = PTHREAD_MUTEX_INITIALIZER, .healed = PTHREAD_COND_INITIALIZER, .random = 88172645463325252U };
+
+/* Locked. */
+static uint64_t chance(void)
+{
+	state.random ^= state.random << 13;
+	state.random ^= state.random >> 7;
+	state.random ^= state.random << 17;
+	return state.random;
+}
 
 static bool strikes(const struct fault *fault, enum operation operation, const char *path, size_t length)
 {
 	if (!fault->on || !(operation == READ ? fault->reads : fault->meta) || (operation == READ && length <= fault->above && fault->above) ||
 	    (fault->name[0] && !strstr(path, fault->name)))
 		return false;
-	if (fault->percent >= 100)
-		return true;
-	state.random ^= state.random << 13;
-	state.random ^= state.random >> 7;
-	state.random ^= state.random << 17;
-	return state.random % 100 < fault->percent;
+	return fault->percent >= 100 || chance() % 100 < fault->percent;
 }
 
 /* Waits and fails as the faults say; tells which of the lies are to be told. */
@@ -99,8 +105,10 @@ static int meet(enum operation operation, const char *path, size_t length, bool 
 			lies[kind] = struck;
 		if (!struck)
 			continue;
-		if (kind == DELAY)
-			delay = fault->value;
+		if (kind == LATE)
+			state.late++;
+		if (kind == DELAY || kind == LATE)
+			delay += fault->value + (long)(chance() % (uint64_t)(fault->most - fault->value + 1));
 		if (kind == ERROR)
 			error = (int)fault->value;
 		if (kind == HANG) {
@@ -336,11 +344,14 @@ static const char *obey(char *line)
 		kind++;
 	if (kind == KINDS)
 		return "unknown fault";
-	if (kind == DELAY || kind == ERROR) {
+	if (kind == DELAY || kind == LATE || kind == ERROR) {
 		word = strtok_r(NULL, " \r\n", &rest);
 		fault.value = !word ? 0 : kind == ERROR ? errno_of(word) : atol(word);
 		if (fault.value <= 0)
 			return "a number is missing";
+		fault.most = kind != ERROR && strchr(word, '-') ? atol(strchr(word, '-') + 1) : fault.value;
+		if (fault.most < fault.value)
+			return "the second number is the larger one";
 	}
 	while ((word = strtok_r(NULL, " \r\n", &rest))) {
 		const char *wrong = limit(&fault, word);
@@ -374,8 +385,8 @@ static void *listen_to(void *argument)
 			if (wrong)
 				fprintf(stream, "bad: %s\n", wrong);
 			else
-				fprintf(stream, "ok read=%lu bytes=%lu open=%lu attr=%lu other=%lu waiting=%u faults=%lu\n", state.counts[READ],
-					state.bytes, state.counts[OPEN], state.counts[ATTR], state.counts[OTHER], waiting, state.struck);
+				fprintf(stream, "ok read=%lu bytes=%lu open=%lu attr=%lu other=%lu waiting=%u faults=%lu late=%lu\n", state.counts[READ],
+					state.bytes, state.counts[OPEN], state.counts[ATTR], state.counts[OTHER], waiting, state.struck, state.late);
 			fflush(stream);
 		}
 		if (stream)

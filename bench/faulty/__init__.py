@@ -1,31 +1,22 @@
 """Servers that fail on demand: directories shown through a small FUSE file system (``faulty_source.c``)."""
 
-import functools
-import os
 import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
 
-from tests.waiting import wait_until
+from orioncache.bench.fs.programs import compiled, libfuse
+from orioncache.errors import UserError
 
 _PROGRAM = Path(__file__).with_name("faulty_source.c")
 
-
-@functools.cache
-def compiled() -> Path:
-    """The program, compiled once for this run of tests."""
-    program = Path(tempfile.mkdtemp(prefix="orion-faulty-")) / "faulty_source"
-    flags = subprocess.run(
-        ["pkg-config", "--cflags", "--libs", "fuse3"], capture_output=True, text=True, check=True
-    )
-    subprocess.run(
-        ["gcc", "-O1", "-o", program, _PROGRAM, *flags.stdout.split(), "-lpthread"],
-        check=True,
-    )
-    return program
+# Seconds.
+START_TIMEOUT = 10.0
+ANSWER_TIMEOUT = 10.0
+POLL = 0.005
 
 
 class FaultySource:
@@ -48,23 +39,33 @@ class FaultySource:
 
     def start(self) -> None:
         """Mounts it (again, after :meth:`kill`)."""
+        program = compiled(_PROGRAM, [], libfuse())
         self.process = subprocess.Popen(
-            [compiled(), self._directory, self.path, self._socket], stdin=subprocess.DEVNULL
+            [program, self._directory, self.path, self._socket], stdin=subprocess.DEVNULL
         )
-        wait_until(self._answers, f"{self.path} is served", 10)
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise UserError(f"the faulty source on {self.path} does not come up", "see what it said above")
+            time.sleep(POLL)
 
     def tell(self, line: str) -> dict[str, int]:
         """Has it do what a line of its language says (``hang``, ``delay 500 percent=5``, ``heal``, …).
 
         Returns:
             Its counters at that moment: requests by kind, bytes read, requests that hang, faults so far.
+
+        Raises:
+            ValueError: it does not understand.
+            OSError: it is not there.
         """
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(10)
+            connection.settimeout(ANSWER_TIMEOUT)
             connection.connect(self._socket)
             connection.sendall(line.encode() + b"\n")
             answer = connection.makefile().readline().split()
-        assert answer[:1] == ["ok"], f"{line}: {' '.join(answer)}"
+        if answer[:1] != ["ok"]:
+            raise ValueError(f"{line}: {' '.join(answer)}")
         return {name: int(value) for name, _, value in (word.partition("=") for word in answer[1:])}
 
     def counters(self) -> dict[str, int]:
@@ -75,7 +76,7 @@ class FaultySource:
         """Ends it at once: all that was waiting, and all that comes, fails; the dead mount stays."""
         self.process.kill()
         self.process.wait()
-        os.unlink(self._socket)
+        Path(self._socket).unlink()
 
     def unmount(self) -> None:
         """Takes the mount of a killed server away; whoever has descriptors of it keeps them."""
@@ -97,7 +98,6 @@ class FaultySource:
         self.close()
 
     def _answers(self) -> bool:
-        assert self.process.poll() is None, f"the faulty source ended with {self.process.returncode}"
         try:
             self.counters()
         except (FileNotFoundError, ConnectionRefusedError):
