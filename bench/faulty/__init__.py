@@ -46,7 +46,9 @@ class FaultySource:
         deadline = time.monotonic() + START_TIMEOUT
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise UserError(f"the faulty source on {self.path} does not come up", "see what it said above")
+                raise UserError(
+                    f"the faulty source on {self.path} does not come up", "see what it said above"
+                )
             time.sleep(POLL)
 
     def tell(self, line: str) -> dict[str, int]:

@@ -1,10 +1,10 @@
 """Measures hedged reads: what they cost while all servers are well, and what they save when one is late.
 
 The native engine over two servers that are late as they are told (small FUSE file systems), which show one
-release in a tmpfs. Its blocks are read one by one, at a steady rate, each of them once, so that each read is a
-server's. Three mounts with servers of their own run side by side: all servers well; server 1 giving some of its
-reads late, nothing hedged; the same, hedged as by default. What the servers are asked they count themselves.
-Needs root rights and /dev/fuse.
+release in a tmpfs. Its blocks are read one by one, at a steady rate, each of them once, so that each read
+is a server's. Three mounts with servers of their own run side by side: all servers well; server 1 giving
+some of its reads late, nothing hedged; the same, hedged as by default. What the servers are asked they
+count themselves. Needs root rights and /dev/fuse.
 
 Examples:
   orioncache bench hedge                              half a minute

@@ -83,9 +83,7 @@ def count(trials: Sequence[Trial], name: str) -> int:
 
 def _told(name: str, what: str, trials: Sequence[Trial]) -> list[Figure]:
     ascending = latencies(trials)
-    found = [
-        Figure(name, f"{what}: {label}", quantile(ascending, share), "ms") for label, share in QUANTILES
-    ]
+    found = [Figure(name, f"{what}: {label}", quantile(ascending, share), "ms") for label, share in QUANTILES]
     asked = [sum(each) for each in zip(*(trial.by_server for trial in trials), strict=True)]
     note = f"asked {' and '.join(map(str, asked))} times, {sum(trial.late for trial in trials)} answers late"
     note += "".join(f", {count(trials, name)} {name}" for name in ("hedges", "resent", "switches"))

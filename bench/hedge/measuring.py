@@ -119,9 +119,7 @@ def measure(stage: Stage, path: Path, how: Reads, condition: Condition, turn: in
     """
     options = [*OPTIONS, *condition.options, *(["--spread"] if how.spread else [])]
     with ExitStack() as stack:
-        servers = [
-            stack.enter_context(FaultySource(path, stage.directory("server"))) for _ in range(SERVERS)
-        ]
+        servers = [stack.enter_context(FaultySource(path, stage.directory("server"))) for _ in range(SERVERS)]
         sources = Path(",".join(str(server.path) for server in servers))
         mounted = stack.enter_context(stage.cache(sources, "native", options))
         for number, server in enumerate(servers):

@@ -45,9 +45,7 @@ def test_both_figures_are_held_against_their_bars(tail: float, asked: int, met: 
         (["--reads=0"], "no number from 1"),
     ],
 )
-def test_bad_arguments_get_one_line(
-    words: list[str], text: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_arguments_get_one_line(words: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["bench", "hedge", *words])
     assert ended.value.code == 2
