@@ -230,7 +230,11 @@ class Supervisor:
             code = 0
             held.end(code)
         except UserError as error:
-            held.fail(error)
+            if held.is_ready:
+                # Whoever uses the mount can mend nothing; the next daemon may have more luck.
+                _log(error.message)
+            else:
+                held.fail(error)
         except KeyboardInterrupt:
             held.end(130)
         except BaseException:
@@ -344,10 +348,10 @@ class Supervisor:
         self._early_deaths += 1
         pause: float = min(PAUSE * 2 ** (self._early_deaths - 1), LONGEST_PAUSE)
         if self._early_deaths == DEATHS and self._gives_up:
-            self._complain(f"the daemon died {DEATHS} times ({held.reason}): the mount is given up")
+            _log(f"the daemon died {DEATHS} times ({held.reason}): the mount is given up")
             return None
         if self._early_deaths >= DEATHS and self._early_deaths % DEATHS == 0:
-            self._complain(f"the daemon dies again and again ({held.reason}); it is begun again all the same")
+            _log(f"the daemon dies again and again ({held.reason}); it is begun again all the same")
         return pause
 
     def _reap(self, pidfd: int) -> None:
@@ -365,11 +369,6 @@ class Supervisor:
             return int(text)
         code, message, mend = text.split(_BETWEEN, 2)
         raise UserError(message, mend, int(code))
-
-    def _complain(self, text: str) -> None:
-        import logging  # noqa: PLC0415
-
-        logging.getLogger("orioncache").error(text)
 
     def _take_signals(self) -> None:
         from _signal import set_wakeup_fd, signal  # noqa: PLC0415
@@ -393,6 +392,12 @@ class Supervisor:
             if number in self._stop_on:
                 self._stopping = True
                 os.kill(self._daemon, number)
+
+
+def _log(text: str) -> None:
+    import logging  # noqa: PLC0415
+
+    logging.getLogger("orioncache").error(text)
 
 
 def _hold(life: int) -> None:
