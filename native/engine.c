@@ -25,7 +25,7 @@
 #define MANIFEST_MOST ((size_t)8 << 30)
 /* How long nothing may come of a server's manifest until the next one is asked as well: at first, and once it is open. */
 #define LOAD_PATIENCE_NS 100000000u
-#define LOAD_PATIENCE_OPEN_NS 300000000u
+#define LOAD_PATIENCE_OPEN_NS 150000000u
 #define PROBE_BYTES 4096
 /* Of a manifest that an engine before this one had. */
 #define NO_SERVER UINT32_MAX

@@ -335,7 +335,7 @@ bool orion_attempt_late(struct orion_job *job, bool resend)
 
 		if (other >= 0)
 			asked |= ask(fetch, other, attempt->first + i, count, (struct errand){attempt->reason, -1, true},
-				     1u << server) == 0;
+				     resend ? 0 : 1u << server) == 0;
 		i += count ? count : 1;
 	}
 	return asked;

@@ -11,8 +11,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Pieces in which a file is read; the NFS client splits one into as many calls at a time as it may. */
+/* Pieces in which a file is read; the NFS client splits one into as many calls at a time as it may. What is told ahead comes
+ * by itself: there smaller ones show sooner that it does. */
 #define PIECE (8u << 20)
+#define PIECE_AHEAD (256u << 10)
 /* How much of a file the kernel can be told to read at once; it forgets what is beyond its readahead. */
 #define ADVICE (128u << 10)
 
@@ -112,6 +114,7 @@ static int read_whole(struct orion_whole *whole, uint32_t server, int fd)
 	/* Through the page cache of NFS, where the initramfs has it come already; in many calls at a time, as far as is told
 	 * beforehand, and only that. */
 	const bool advise = !whole->options.kept && orion_upstreams_direct(whole->all, server);
+	const size_t piece = advise ? PIECE_AHEAD : PIECE;
 	size_t advised = 0;
 	int error = make_room(whole, fd);
 
@@ -123,7 +126,7 @@ static int read_whole(struct orion_whole *whole, uint32_t server, int fd)
 		for (; advise && advised < whole->length && advised < at + 2 * PIECE; advised += ADVICE)
 			(void)posix_fadvise(fd, (off_t)advised, ADVICE, POSIX_FADV_WILLNEED);
 		/* To the page's end: O_DIRECT on a local disk reads whole sectors only. */
-		const ssize_t got = pread(fd, whole->bytes + at, left < PIECE ? whole->mapped - at : PIECE, (off_t)at);
+		const ssize_t got = pread(fd, whole->bytes + at, left < piece ? whole->mapped - at : piece, (off_t)at);
 
 		if (got < 0)
 			error = -errno;
