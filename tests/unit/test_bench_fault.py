@@ -239,6 +239,8 @@ def faulty(fault, variant="orion", stall=0.1, userland=1.0, **changes):
         ("reset@mount", {"errors": 1}, ["1 error"]),
         ("corrupt@mount", {"wrong_bytes": 4096}, ["4,096 wrong bytes"]),
         ("corrupt@mount", {"probe": None}, ["no byte was checked"]),
+        ("kill@mount:server=1+2:for=5", {"stall": 11.0, "userland": 12.0}, []),
+        ("kill@mount:server=1+2:for=5", {"errors": 1}, ["1 error"]),
     ],
 )
 def test_each_bar_can_be_missed(fault, changes, missed):
