@@ -22,7 +22,8 @@ test: setup ## every layer of tests: unit, native, FUSE, failover, QEMU (ARGS="-
 	@$(if $(ARGS),,$(ORION) kernel build --fragment bench)
 	@$(PYTHON) -m pytest $(ARGS)
 
-soak: setup ## half an hour of mixed load on each kind of native cache: flat memory, no leaked flight or descriptor
+soak: setup ## 10,000 random faults of two servers; half an hour of mixed load on each native cache: nothing noticed, nothing leaked
+	@ORION_SOAK_FAULTS=$${ORION_SOAK_FAULTS:-10000} $(PYTHON) -m pytest -s tests/fuse/test_failover_soak.py
 	@ORION_SOAK=$${ORION_SOAK:-1800} $(PYTHON) -m pytest -s tests/fuse/test_stress.py -k "long_mixed_load and native"
 
 lint: setup ## ruff, mypy --strict, shellcheck, the C compiler's warnings as errors

@@ -23,6 +23,7 @@ struct orion_flight {
 	uint64_t since; /* when somebody began to wait, or it took off */
 	uint32_t tried, in_air; /* a bit for each server: was asked; has not answered yet */
 	uint32_t bad; /* answered, and had no good copy */
+	uint32_t read_errors; /* EIO that it got */
 	bool ahead; /* nobody has waited for it yet */
 	bool speculative; /* nobody waited for it when it took off */
 	bool parked; /* nobody can be asked just now */

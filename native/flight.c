@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* So many EIO of a block are a moment's trouble; the Python engine has as much patience. */
+#define READ_ERRORS 5
+
 struct orion_flight **orion_flight_find(struct orion_fetch *fetch, uint32_t number)
 {
 	struct orion_flight **link = &fetch->flights[number & (ORION_FLIGHT_BUCKETS - 1)];
@@ -215,9 +218,9 @@ static void begin_to_look(struct orion_fetch *fetch)
 }
 
 /* Has somebody else asked for blocks that one server did not bring; or parks them. Runs of those that can be asked of the same
- * one go together. */
+ * one go together. choose: whom. */
 static void ask_others(struct orion_fetch *fetch, const uint32_t *numbers, uint32_t total, struct errand errand,
-		       struct orion_slot **done)
+		       int (*choose)(struct orion_upstreams *, uint32_t), struct orion_slot **done)
 {
 	uint32_t hopeless[ORION_RUN_BLOCKS], hopeless_count = 0, tried_by_all = 0;
 
@@ -233,7 +236,7 @@ static void ask_others(struct orion_fetch *fetch, const uint32_t *numbers, uint3
 			count++;
 		pthread_mutex_unlock(&fetch->lock);
 		/* Told before it lands, if anybody can be asked. */
-		const int server = orion_upstreams_choose(fetch->upstreams, tried);
+		const int server = choose(fetch->upstreams, tried);
 
 		if (server < 0 || ask(fetch, server, numbers[i], count, errand, 0)) {
 			pthread_mutex_lock(&fetch->lock);
@@ -257,10 +260,13 @@ static void ask_others(struct orion_fetch *fetch, const uint32_t *numbers, uint3
 	begin_to_look(fetch);
 }
 
-/* Whether an error means that the server has answered, and has no good copy. */
-static bool is_answer(int error)
+/* Locked: whether an error means that the server has answered, and has no good copy. EIO may be a bad spot or a moment's
+ * trouble: it is asked for again some times, when the server answers otherwise. */
+static bool is_answer(struct orion_flight *flight, int error)
 {
-	return error == -EBADMSG || error == -ENODATA || error == -ENOENT || error == -EIO;
+	if (error == -EIO)
+		return ++flight->read_errors > READ_ERRORS;
+	return error == -EBADMSG || error == -ENODATA || error == -ENOENT;
 }
 
 void orion_attempt_finish(struct orion_job *job, int error)
@@ -292,7 +298,7 @@ void orion_attempt_finish(struct orion_job *job, int error)
 			land(fetch, link, block, &done);
 		} else if (!block && concerns(attempt, server, flight)) {
 			flight->in_air &= ~(1u << server);
-			if (is_answer(error))
+			if (is_answer(flight, error))
 				flight->bad |= 1u << server;
 			if (ours && !flight->in_air)
 				land(fetch, link, NULL, &done);
@@ -302,7 +308,8 @@ void orion_attempt_finish(struct orion_job *job, int error)
 		pthread_mutex_unlock(&fetch->lock);
 	}
 	if (left_count)
-		ask_others(fetch, left, left_count, (struct errand){attempt->reason, -1, true}, &done);
+		ask_others(fetch, left, left_count, (struct errand){attempt->reason, -1, true}, orion_upstreams_choose,
+			   &done);
 	for (uint32_t i = 0; i < ORION_SERVERS_MAX; i++)
 		if (overtaken & 1u << i)
 			orion_upstreams_overtaken(fetch->upstreams, i);
@@ -467,7 +474,9 @@ bool orion_flights_look(void *context)
 	pthread_mutex_unlock(&fetch->lock);
 	if (count && orion_upstreams_choose_well(fetch->upstreams, 0) >= 0) {
 		qsort(numbers, count, sizeof(*numbers), compare_numbers);
-		ask_others(fetch, numbers, count, (struct errand){ORION_TRACE_DEMAND, -1, true}, &done);
+		/* Not who is suspect: that it fails again says nothing new. */
+		ask_others(fetch, numbers, count, (struct errand){ORION_TRACE_DEMAND, -1, true}, orion_upstreams_choose_well,
+			   &done);
 	}
 	orion_reads_tell(fetch, done);
 	pthread_mutex_lock(&fetch->lock);

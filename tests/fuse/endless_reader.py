@@ -100,7 +100,7 @@ class _Timed:
         self._reader.longest = max(self._reader.longest, time.monotonic() - self._began)
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             self._reader.errors.append(f"{self._name}: {error}")
-            raise SystemExit(json.dumps(vars(self._reader), default=str)[:2000])
+            raise SystemExit(f"{self._reader.errors[-20:]}")
         return False
 
 
