@@ -55,5 +55,6 @@ int main(void)
 	test_what_cannot_be_undone_is_not_noted();
 	add(8, FUSE_OPEN);
 	orion_forwarded_destroy(forwarded);
+	puts("test_forwarded: ok");
 	return 0;
 }
