@@ -147,6 +147,8 @@ int orion_engine_add(struct orion_engine *engine, int fd, const char *source)
 	}
 	engine->mounted_when[number] = orion_mounted_when(fd);
 	atomic_fetch_and(&engine->prepared, ~(1u << number));
+	if (engine->fetch)
+		orion_fetch_forget(engine->fetch, (uint32_t)number);
 	if (engine->session)
 		orion_events_note(engine->events, ORION_INFO, ORION_EVENT_SERVER, "%s is added" ORION_FIELD("server") "%s",
 				  source, source);
@@ -165,7 +167,11 @@ int orion_engine_drain(struct orion_engine *engine, uint32_t server, bool drain)
 
 int orion_engine_replace(struct orion_engine *engine, uint32_t server, int fd)
 {
-	return orion_upstreams_replace(engine->upstreams, server, fd);
+	const int error = orion_upstreams_replace(engine->upstreams, server, fd);
+
+	if (!error && engine->fetch)
+		orion_fetch_forget(engine->fetch, server);
+	return error;
 }
 
 __attribute__((format(printf, 3, 4))) static int fail(struct orion_engine *engine, int error, const char *format, ...)

@@ -68,6 +68,9 @@ struct orion_read {
 int orion_fetch_create(const struct orion_manifest *manifest, struct orion_store *store,
 		       struct orion_upstreams *upstreams, struct orion_events *events,
 		       const struct orion_fetch_options *options, struct orion_fetch **ret);
+/* A number has another server from now on, or another mount of it: what the one before had no good copy of is asked again. */
+void orion_fetch_forget(struct orion_fetch *fetch, uint32_t server);
+
 /* After orion_upstreams_destroy(), which ends what is under way; not if something is stuck. */
 void orion_fetch_destroy(struct orion_fetch *fetch);
 

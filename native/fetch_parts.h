@@ -24,6 +24,7 @@ struct orion_flight {
 	uint32_t tried, in_air; /* a bit for each server: was asked; has not answered yet */
 	uint32_t bad; /* answered, and had no good copy */
 	uint32_t read_errors; /* EIO that it got */
+	uint64_t retry_at; /* while parked: not before */
 	bool ahead; /* nobody has waited for it yet */
 	bool speculative; /* nobody waited for it when it took off */
 	bool parked; /* nobody can be asked just now */

@@ -9,6 +9,7 @@
 
 /* So many EIO of a block are a moment's trouble; the Python engine has as much patience. */
 #define READ_ERRORS 5
+#define RETRY_NS 200000000u
 
 struct orion_flight **orion_flight_find(struct orion_fetch *fetch, uint32_t number)
 {
@@ -203,6 +204,7 @@ static void park(struct orion_fetch *fetch, struct orion_flight **link, struct o
 	flight->parked = true;
 	/* Those that did not answer may when they are back. */
 	flight->tried = flight->bad;
+	flight->retry_at = flight->read_errors ? orion_now_ns() + RETRY_NS : 0;
 }
 
 /* Those who wait for a server, or no longer than they may, are looked at by the clock. */
@@ -448,11 +450,22 @@ static uint32_t take_parked(struct orion_fetch *fetch, uint32_t *numbers, uint32
 				land(fetch, link, NULL, done);
 				continue;
 			}
-			if (flight->parked && count < room)
+			if (flight->parked && now >= flight->retry_at && count < room)
 				numbers[count++] = flight->number;
 			link = &flight->chain;
 		}
 	return count;
+}
+
+void orion_fetch_forget(struct orion_fetch *fetch, uint32_t server)
+{
+	pthread_mutex_lock(&fetch->lock);
+	for (uint32_t bucket = 0; bucket < ORION_FLIGHT_BUCKETS; bucket++)
+		for (struct orion_flight *flight = fetch->flights[bucket]; flight; flight = flight->chain) {
+			flight->tried &= ~(1u << server);
+			flight->bad &= ~(1u << server);
+		}
+	pthread_mutex_unlock(&fetch->lock);
 }
 
 static int compare_numbers(const void *left, const void *right)

@@ -3,6 +3,7 @@
 #include "check.h"
 #include "stage.h"
 
+#include <errno.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -15,6 +16,8 @@ static struct sample *sample;
 
 /* Reads of a server whose bit is set do not come back. */
 static _Atomic uint32_t hung;
+/* Those of one whose bit is set fail. */
+static _Atomic uint32_t broken;
 static _Atomic uint32_t read_from[STAGE_SERVERS];
 
 /* In place of libc's: which server a file is of, its path says. */
@@ -31,6 +34,10 @@ ssize_t preadv2(int fd, const struct iovec *parts, int count, off_t offset, int 
 		read_from[server]++;
 		while (hung & 1u << server)
 			usleep(1000);
+		if (broken & 1u << server) {
+			errno = EIO;
+			return -1;
+		}
 	}
 	return syscall(SYS_preadv2, fd, parts, (long)count, (long)offset, 0, flags);
 }
@@ -337,6 +344,107 @@ static void test_fifteen_of_sixteen_are_dead(void)
 	close_stage();
 }
 
+static int probe_all(void *context, uint32_t server, uint8_t *scratch)
+{
+	(void)context;
+	(void)scratch;
+	while (server == 0 && hung)
+		usleep(1000);
+	return 0;
+}
+
+/* It may be one spot, or a moment's trouble of the server: so it is asked again, once it answers otherwise. */
+static void test_read_errors_of_a_moment(void)
+{
+	struct orion_fetch_statistics seen;
+	struct reading reading;
+	uint64_t took;
+
+	open_stage(&two);
+	orion_upstreams_probe(stage.upstreams, probe, NULL);
+	broken = 1u << STAGE_GOOD | 1u << STAGE_COPY;
+	begin(&reading);
+	do {
+		usleep(1000);
+		orion_fetch_statistics(stage.fetch, &seen);
+	} while (!seen.waiting);
+	broken = 0;
+	CHECK(end(&reading, &took) == 0);
+	orion_fetch_statistics(stage.fetch, &seen);
+	CHECK(seen.failed_blocks == 0);
+	close_stage();
+}
+
+static void test_read_errors_that_stay(void)
+{
+	struct orion_fetch_statistics seen;
+	struct reading reading;
+	uint64_t took;
+
+	open_stage(&two);
+	orion_upstreams_probe(stage.upstreams, probe, NULL);
+	broken = 1u << STAGE_GOOD | 1u << STAGE_COPY;
+	begin(&reading);
+	CHECK(end(&reading, &took) == -EIO);
+	orion_fetch_statistics(stage.fetch, &seen);
+	CHECK(seen.failed_blocks == 1 && seen.waiting == 0);
+	broken = 0;
+	close_stage();
+}
+
+/* A liar that is well is no reason to ask who is in trouble again and again, until all hope is gone. */
+static void test_read_errors_beside_a_liar(void)
+{
+	struct stage_options options = two;
+	struct orion_server_statistics seen[2];
+	struct reading reading;
+	uint64_t took;
+
+	options.servers[1] = STAGE_DAMAGED;
+	open_stage(&options);
+	broken = 1u << STAGE_GOOD;
+	begin(&reading);
+	do {
+		usleep(1000);
+		orion_upstreams_statistics(stage.upstreams, seen);
+	} while (seen[1].state != ORION_QUARANTINED);
+	/* Nobody probes here: it stays suspect, and is let alone. */
+	usleep(500000);
+	CHECK(!reading.done && read_from[STAGE_GOOD] == 2);
+	broken = 0;
+	orion_upstreams_probe(stage.upstreams, probe, NULL);
+	CHECK(end(&reading, &took) == 0);
+	close_stage();
+}
+
+/* What a server had no good copy of is no reason not to ask the one that has its number now. */
+static void test_number_of_a_liar_is_given_to_another(void)
+{
+	struct stage_options options = two;
+	struct orion_fetch_statistics seen;
+	struct reading reading;
+	uint64_t took;
+
+	options.servers[1] = STAGE_DAMAGED;
+	open_stage(&options);
+	hung = 1u << STAGE_GOOD;
+	begin(&reading);
+	do {
+		usleep(1000);
+		orion_fetch_statistics(stage.fetch, &seen);
+	} while (!seen.waiting && !reading.done && orion_now_ns() - reading.began < 3000 * MS);
+	CHECK(!reading.done);
+	CHECK(orion_upstreams_remove(stage.upstreams, 1) == 0);
+	char path[100];
+
+	snprintf(path, sizeof path, "%s/%d", stage_top, STAGE_COPY);
+	CHECK(orion_upstreams_add(stage.upstreams, open(path, O_PATH | O_CLOEXEC), "another", true) == 1);
+	orion_fetch_forget(stage.fetch, 1);
+	orion_upstreams_probe(stage.upstreams, probe_all, NULL);
+	CHECK(end(&reading, &took) == 0 && read_from[STAGE_COPY] > 0);
+	close_stage();
+}
+
 int main(void)
 {
 	stage_make_servers();
@@ -349,6 +457,10 @@ int main(void)
 	test_add_remove_drain_replace();
 	test_spread();
 	test_fifteen_of_sixteen_are_dead();
+	test_read_errors_of_a_moment();
+	test_read_errors_that_stay();
+	test_read_errors_beside_a_liar();
+	test_number_of_a_liar_is_given_to_another();
 	printf("test_failover: ok\n");
 	return 0;
 }

@@ -84,6 +84,7 @@ class Chaos:
         self._cache = cache
         self._sources = sources
         self._chance = random.Random(SEED)
+        self._restarted: set[str] = set()
 
     def fault(self) -> None:
         """One fault, or one on each server at the same time; made and unmade."""
@@ -154,12 +155,16 @@ class Chaos:
         time.sleep(lasts)
         source.unmount()
         source.start()
+        self._restarted.add(str(source.path))
         self._renew(str(source.path))
 
     def _kill_daemon(self) -> None:
         daemon = self._cache.daemon()
         os.kill(daemon, signal.SIGKILL)
         wait_until(lambda: self._answers() not in {0, daemon}, "another daemon answers")
+        # It was given what the first one mounted.
+        for source in self._restarted:
+            self._renew(source)
 
     def _answers(self) -> int:
         try:
