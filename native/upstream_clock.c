@@ -167,11 +167,16 @@ static void hedge(struct orion_server *server, uint64_t now, uint64_t *next)
 	if (!has_alternative(server))
 		return;
 	while (all->tokens >= 1 && (job = first_late(server, now, false, next))) {
+		const bool has_thread = job->running;
+
 		job->hedged = true;
 		if (!tell_late(all, job, false))
 			continue;
 		all->tokens -= 1;
 		server->hedges++;
+		/* Its thread may be busy for long: those behind it shall not be late as well. */
+		if (has_thread)
+			orion_server_start_thread(server, ORION_STUCK_FACTOR * all->options.readers);
 	}
 }
 
