@@ -1,5 +1,5 @@
 /* libFuzzer target: between the kernel and libfuse nothing is lost, nothing is made up and only INIT is amended, whatever
- * the two say.
+ * the two say; but INTERRUPT, which is ours. Nobody here is being killed.
  *
  * Input: a byte of setup, then messages, each after two bytes of length and flags: from the kernel, or from libfuse. The
  * kernel's are 16 bytes that become a header, and a body.
@@ -66,8 +66,8 @@ static void say_as_kernel(struct play *play, struct input *input, size_t length,
 	memcpy(bytes + sizeof header, body, body_length);
 	free(body);
 	require(send(play->kernel, bytes, all, 0) == (ssize_t)all);
-	if (wrong)
-		return; /* no request, and nobody's business */
+	if (wrong || header.opcode == FUSE_INTERRUPT)
+		return; /* no request and nobody's business; or nothing that is answered */
 	play->uniques[play->count++] = header.unique;
 	if (header.opcode == FUSE_INIT)
 		play->init = header.unique;
