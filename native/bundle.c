@@ -473,8 +473,9 @@ static int check_signature(struct orion_bundle *bundle, uint32_t server)
 	return error;
 }
 
-/* So many bytes of the bundle from one server. -EHOSTDOWN: nothing comes of it for so long that another one is asked. */
-static int get_beginning(struct orion_bundle *bundle, uint32_t server, size_t want)
+/* So many bytes of the bundle from one server. -EHOSTDOWN: nothing comes of it for so long that one that was not tried yet is
+ * asked. */
+static int get_beginning(struct orion_bundle *bundle, uint32_t server, uint32_t tried, size_t want)
 {
 	const struct orion_whole_options options = {.most = SIZE_MAX, .want = want, .kept = &bundle->file};
 	struct orion_whole *whole;
@@ -484,20 +485,20 @@ static int get_beginning(struct orion_bundle *bundle, uint32_t server, size_t wa
 		return error;
 	do
 		error = orion_whole_wait(&whole, 1, PATIENCE_NS);
-	while (error == -EINPROGRESS || (error == -ETIMEDOUT && orion_upstreams_choose_well(bundle->upstreams, 1u << server) < 0 &&
-					 !is_stopping(bundle)));
+	while (error == -EINPROGRESS ||
+	       (error == -ETIMEDOUT && orion_upstreams_choose_well(bundle->upstreams, tried) < 0 && !is_stopping(bundle)));
 	error = error < 0 ? -EHOSTDOWN : orion_whole_take(whole, &bundle->bytes, &bundle->length);
 	orion_whole_destroy(whole);
 	return error;
 }
 
 /* Header and index from one server; in one read, if the index is not larger than most. */
-static int load_from(struct orion_bundle *bundle, uint32_t server)
+static int load_from(struct orion_bundle *bundle, uint32_t server, uint32_t tried)
 {
 	size_t want = INDEX_FIRST;
 
 	for (int turn = 0; turn < 2; turn++) {
-		int error = get_beginning(bundle, server, want);
+		int error = get_beginning(bundle, server, tried, want);
 
 		if (error)
 			return error;
@@ -541,22 +542,36 @@ static const char *what_is_wrong(int error)
 	}
 }
 
-static bool load(struct orion_bundle *bundle)
+/* From the servers that are not in tried, in turn; late: those of which nothing came in time. */
+static bool load_from_any(struct orion_bundle *bundle, uint32_t tried, uint32_t *ret_late)
 {
-	uint32_t tried = 0;
-	int server, error = -ENOENT;
+	int server;
 
 	while ((server = orion_upstreams_choose(bundle->upstreams, tried)) >= 0) {
 		tried |= 1u << server;
-		error = load_from(bundle, (uint32_t)server);
+
+		const int error = load_from(bundle, (uint32_t)server, tried);
+
 		if (!error)
 			return true;
-		if (error != -ENOENT)
+		if (error == -EHOSTDOWN)
+			*ret_late |= 1u << server;
+		else if (error != -ENOENT)
 			orion_events_tell(bundle->events, ORION_WARNING, "%s/%s is not used: %s",
 					  orion_upstreams_source(bundle->upstreams, (uint32_t)server), bundle->path,
 					  what_is_wrong(error));
 	}
 	return false;
+}
+
+static bool load(struct orion_bundle *bundle)
+{
+	uint32_t late = 0, later = 0;
+
+	if (load_from_any(bundle, 0, &late))
+		return true;
+	/* Those that were merely slow, when no other one has it: the last of them is waited for. */
+	return late && load_from_any(bundle, ~late, &later);
 }
 
 /* Makes room for what is known of frames; those for which there is too little memory have failed already. */
