@@ -42,9 +42,13 @@ void orion_queue_take(struct orion_queue *queue, struct orion_job *job)
 	job->next = job->previous = NULL;
 }
 
-bool orion_job_let_go(struct orion_job *job)
+void orion_job_release(struct orion_upstreams *all, struct orion_job *job)
 {
-	return --job->holds == 0;
+	if (--job->holds)
+		return;
+	pthread_mutex_unlock(&all->lock);
+	job->drop(job);
+	pthread_mutex_lock(&all->lock);
 }
 
 static void *serve(void *argument);
@@ -137,11 +141,7 @@ static void run_job(struct orion_server *server, struct orion_worker *worker, st
 	if (!too_late)
 		job->finish(job, error);
 	pthread_mutex_lock(&all->lock);
-	if (orion_job_let_go(job)) {
-		pthread_mutex_unlock(&all->lock);
-		job->drop(job);
-		pthread_mutex_lock(&all->lock);
-	}
+	orion_job_release(all, job);
 }
 
 /* One of a server's threads. */
@@ -222,11 +222,7 @@ static void cancel_queued(struct orion_server *server, struct orion_queue *queue
 		pthread_mutex_unlock(&server->all->lock);
 		job->finish(job, -ECANCELED);
 		pthread_mutex_lock(&server->all->lock);
-		if (!orion_job_let_go(job))
-			continue; /* the clock has it in hand */
-		pthread_mutex_unlock(&server->all->lock);
-		job->drop(job);
-		pthread_mutex_lock(&server->all->lock);
+		orion_job_release(server->all, job); /* or the clock does, which has it in hand */
 	}
 }
 

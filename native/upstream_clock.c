@@ -29,11 +29,7 @@ static bool tell_late(struct orion_upstreams *all, struct orion_job *job, bool r
 	const bool asked = job->late(job, resend);
 
 	pthread_mutex_lock(&all->lock);
-	if (orion_job_let_go(job)) {
-		pthread_mutex_unlock(&all->lock);
-		job->drop(job);
-		pthread_mutex_lock(&all->lock);
-	}
+	orion_job_release(all, job);
 	return asked;
 }
 
@@ -76,19 +72,12 @@ static void end_overdue(struct orion_server *server)
 	while ((job = overdue(server, orion_now_ns()))) {
 		job->finished = true;
 		server->timeouts++;
-		if (job->probes)
-			server->probing = false;
-		if (!job->running)
-			job->holds--; /* the queue's; the thread that runs it gives up its own */
-		job->holds++;
+		/* The thread that runs it gives up its own hold; what nobody runs was the queue's, and is ours now. */
+		job->holds += job->running;
 		pthread_mutex_unlock(&all->lock);
 		job->finish(job, -ETIMEDOUT);
 		pthread_mutex_lock(&all->lock);
-		if (orion_job_let_go(job)) {
-			pthread_mutex_unlock(&all->lock);
-			job->drop(job);
-			pthread_mutex_lock(&all->lock);
-		}
+		orion_job_release(all, job);
 	}
 }
 

@@ -81,8 +81,8 @@ void orion_queue_take(struct orion_queue *queue, struct orion_job *job);
 
 /* Locked, all that follows. */
 int orion_server_start_thread(struct orion_server *server, uint32_t most);
-/* Gives a hold up: true if nobody uses the job any more, which is then to be dropped, unlocked. */
-bool orion_job_let_go(struct orion_job *job);
+/* Gives a hold up; a job that nobody uses any more is dropped, unlocked meanwhile. */
+void orion_job_release(struct orion_upstreams *all, struct orion_job *job);
 void orion_clock_wake_by(struct orion_upstreams *all, uint64_t at);
 bool orion_server_is_there(const struct orion_server *server); /* neither removed nor foreign */
 /* Makes the best server the current one, if the one that is cannot be it; tells why. */

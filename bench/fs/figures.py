@@ -95,8 +95,8 @@ class Document:
     samples: list[Sample]
 
 
-def write(document: Document, path: Path) -> None:
-    """Writes the document as indented JSON, whole or not at all."""
+def write(document: object, path: Path) -> None:
+    """Writes a document of dataclasses as indented JSON, whole or not at all."""
     import msgspec  # noqa: PLC0415 # only the workbench has it
 
     with replacing(path) as file:

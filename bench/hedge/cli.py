@@ -21,10 +21,10 @@ import os
 from pathlib import Path
 
 from orioncache.bench.environment import origin
-from orioncache.bench.fs.figures import Figure
+from orioncache.bench.fs.figures import Figure, write
 from orioncache.bench.fs.report import table
 from orioncache.bench.fs.stage import private_stage
-from orioncache.bench.hedge.figures import SCHEMA, Document, figures, write
+from orioncache.bench.hedge.figures import SCHEMA, Document, figures
 from orioncache.bench.hedge.measuring import BLOCK, Reads, Trial, measure_all, release
 from orioncache.errors import UserError
 from orioncache.options import seconds

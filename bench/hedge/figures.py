@@ -2,10 +2,8 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from orioncache.atomic import replacing
 from orioncache.bench.fs.figures import Figure
 from orioncache.bench.hedge.measuring import CONDITIONS, Trial
 
@@ -91,11 +89,3 @@ def _told(name: str, what: str, trials: Sequence[Trial]) -> list[Figure]:
         found.append(Figure(name, f"{what}: extra reads", extra_reads(trials), "%"))
     found[0] = dataclasses.replace(found[0], note=note)
     return found
-
-
-def write(document: Document, path: Path) -> None:
-    """Writes the document as indented JSON, whole or not at all."""
-    import msgspec  # noqa: PLC0415 # only the workbench has it
-
-    with replacing(path) as file:
-        file.write(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")

@@ -107,6 +107,18 @@ static int end(struct reading *reading, uint64_t *ret_took)
 	return error;
 }
 
+/* Until no server can be asked for it. */
+static void begin_and_wait_in_vain(struct reading *reading)
+{
+	struct orion_fetch_statistics seen;
+
+	begin(reading);
+	do {
+		usleep(1000);
+		orion_fetch_statistics(stage.fetch, &seen);
+	} while (!seen.waiting);
+}
+
 static const struct stage_options two = {
 	.direct = true, .hedge_budget = 0.05, .server_count = 2, .servers = {STAGE_GOOD, STAGE_COPY}};
 
@@ -165,11 +177,7 @@ static void test_all_gone_and_back(void)
 	options.deadline_ns = 1000 * MS;
 	open_stage(&options);
 	hung = 1u << STAGE_GOOD | 1u << STAGE_COPY;
-	begin(&reading);
-	do {
-		usleep(1000);
-		orion_fetch_statistics(stage.fetch, &seen);
-	} while (!seen.waiting);
+	begin_and_wait_in_vain(&reading);
 	CHECK(!reading.done);
 	hung = 1u << STAGE_GOOD;
 	CHECK(end(&reading, &took) == 0);
@@ -205,11 +213,7 @@ static void test_cancelled_while_all_are_gone(void)
 	options.deadline_ns = 1000 * MS;
 	open_stage(&options);
 	hung = 1u << STAGE_GOOD | 1u << STAGE_COPY;
-	begin(&reading);
-	do {
-		usleep(1000);
-		orion_fetch_statistics(stage.fetch, &seen);
-	} while (!seen.waiting);
+	begin_and_wait_in_vain(&reading);
 	CHECK(orion_fetch_cancel(stage.fetch, reading.read));
 	orion_read_destroy(reading.read);
 	do {
@@ -364,11 +368,7 @@ static void test_read_errors_of_a_moment(void)
 	open_stage(&two);
 	orion_upstreams_probe(stage.upstreams, probe, NULL);
 	broken = 1u << STAGE_GOOD | 1u << STAGE_COPY;
-	begin(&reading);
-	do {
-		usleep(1000);
-		orion_fetch_statistics(stage.fetch, &seen);
-	} while (!seen.waiting);
+	begin_and_wait_in_vain(&reading);
 	broken = 0;
 	CHECK(end(&reading, &took) == 0);
 	orion_fetch_statistics(stage.fetch, &seen);

@@ -4,15 +4,11 @@
 """
 
 import collections
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +19,12 @@ from orioncache.control import client
 from orioncache.errors import UserError
 from tests.fuse import kinds
 from tests.fuse.conftest import RunningCache, released
+from tests.fuse.readers import readers
 from tests.program import IS_SANITIZED
 from tests.waiting import wait_until
 
 SEED = int(os.environ.get("ORION_SEED", "20261124"))
 FAULTS = int(os.environ.get("ORION_SOAK_FAULTS", "300"))
-READER = Path(__file__).with_name("endless_reader.py")
-READERS = 3
 # Seconds that a fault lasts.
 LASTS = (0.002, 0.06)
 BOTH = 0.1  # of the faults come while the other server has one as well
@@ -173,31 +168,6 @@ class Chaos:
             return 0
 
 
-@contextmanager
-def _readers(source: Path, mount: Path) -> Iterator[list[dict[str, Any]]]:
-    """Processes that read and compare until the block ends; what they found stands in the list then."""
-    found: list[dict[str, Any]] = []
-    running = [
-        subprocess.Popen(
-            [sys.executable, READER, source, mount],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(READERS)
-    ]
-    try:
-        yield found
-        for reader in running:
-            out, said = reader.communicate(timeout=60)
-            assert reader.returncode == 0, said
-            found.append(json.loads(out))
-    finally:
-        for reader in running:
-            reader.kill()
-
-
 def _size(pid: int) -> tuple[int, int, int]:
     """Bytes of memory, open files and threads."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -226,7 +196,7 @@ def test_random_faults_are_noticed_by_no_process(tree: Path, tmp_path: Path) -> 
             for part in range(PARTS):
                 # What a killed daemon leaves is gone with it: after the first part it is always the same one.
                 chaos.daemon_kills = part == 0
-                with _readers(tree, cache.path) as read:
+                with readers(tree, cache.path, patience=60) as read:
                     for _ in range(FAULTS // PARTS):
                         chaos.fault()
                         assert cache.process.poll() is None, cache.log()

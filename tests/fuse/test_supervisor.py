@@ -1,16 +1,11 @@
 """The daemon is killed, at any moment, and nobody who uses the mount notices more than a pause."""
 
-import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,12 +14,11 @@ from orioncache.control.places import socket_path
 from orioncache.fs.supervisor import DEATHS
 from tests.fuse import kinds
 from tests.fuse.conftest import RunningCache, StartCache, released
+from tests.fuse.readers import READERS, readers
 from tests.fuse.test_bundle import CONTENT, release  # noqa: F401
 from tests.program import COMMAND, IS_SANITIZED
 from tests.waiting import wait_until
 
-READER = Path(__file__).with_name("endless_reader.py")
-READERS = 3
 KILLS = 20
 # Seconds of the longest read, lookup or listing.
 PAUSE = 1.0
@@ -46,31 +40,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file.seek(1 << 20)
             file.write(b"end")
     return tree
-
-
-@contextmanager
-def _readers(source: Path, mount: Path) -> Iterator[list[dict[str, Any]]]:
-    """Several processes that read until the block ends; what they found stands in the list then."""
-    found: list[dict[str, Any]] = []
-    running = [
-        subprocess.Popen(
-            [sys.executable, READER, source, mount],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(READERS)
-    ]
-    try:
-        yield found
-        for reader in running:
-            out, said = reader.communicate(timeout=30)
-            assert reader.returncode == 0, said
-            found.append(json.loads(out))
-    finally:
-        for reader in running:
-            reader.kill()
 
 
 def _kill(cache: RunningCache, number: signal.Signals = signal.SIGKILL) -> None:
@@ -108,7 +77,7 @@ def test_readers_notice_no_kill(tree: Path, start_cache: StartCache) -> None:
     cache = start_cache(tree)
     cache.expected = ["the daemon had died"]
     _need_resend(cache)
-    with _readers(tree, cache.path) as found:
+    with readers(tree, cache.path) as found:
         time.sleep(0.5)
         _kill(cache)
         before = _size(cache.process.pid)
